@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/**
+ * The life of every frame: who has it, who took it away, and how often it changed hands (its epoch). Whoever keeps a
+ * physical address remembers the epoch too; a mismatch is a use after free, and both stories can be told.
+ */
+import { BugError, SanitizerError } from '../errors.ts';
+import { PAGE_SHIFT, type Pfn } from '../../../lib/x86/addr.ts';
+import { hex } from '../../../lib/x86/bits.ts';
+import { RAM_BASE } from '../layout.ts';
+
+/** States of a frame. UNMANAGED frames have no struct page: the host kernel does not map them. */
+export const FRAME = { RESERVED: 0, FREE: 1, ALLOCATED: 2, UNMANAGED: 3 } as const;
+
+export class FrameTable {
+  readonly nrFrames: number;
+  readonly state: Uint8Array;
+  readonly epoch: Uint32Array;
+  /** How many fast-TLB entries point at the frame; kept by the MMU, so that freeing knows whether to look for them. */
+  readonly fastRefs: Uint16Array;
+  /** Called when a frame stops being what it was; set by the machine to drop fast-TLB entries. */
+  onRetire: (frame: Pfn) => void = () => {};
+  readonly #takenBy: Int32Array;
+  readonly #leftBy: Int32Array;
+  readonly #names: string[] = ['nobody'];
+  readonly #nameIds = new Map<string, number>([['nobody', 0]]);
+
+  constructor(memBytes: number) {
+    this.nrFrames = memBytes >>> PAGE_SHIFT;
+    this.state = new Uint8Array(this.nrFrames);
+    this.epoch = new Uint32Array(this.nrFrames);
+    this.fastRefs = new Uint16Array(this.nrFrames);
+    this.#takenBy = new Int32Array(this.nrFrames);
+    this.#leftBy = new Int32Array(this.nrFrames);
+    this.state.fill(FRAME.FREE, RAM_BASE >>> PAGE_SHIFT);
+  }
+
+  /** A small number for an owner's name; pass it to `take` and `retire`. */
+  intern(name: string): number {
+    const known = this.#nameIds.get(name);
+    if (known !== undefined) return known;
+    this.#nameIds.set(name, this.#names.length);
+    return this.#names.push(name) - 1;
+  }
+
+  /** A free frame gets an owner. `state` is ALLOCATED or UNMANAGED. */
+  take(frame: Pfn, owner: number, state: number = FRAME.ALLOCATED): void {
+    if (this.state[frame] !== FRAME.FREE) throw new BugError(`frame taken twice: ${this.story(frame)}`);
+    this.state[frame] = state;
+    this.#takenBy[frame] = owner;
+  }
+
+  /** The owner gives the frame up; every remembered epoch is stale from now on. */
+  retire(frame: Pfn, by: number): void {
+    const state = this.state[frame];
+    if (state !== FRAME.ALLOCATED && state !== FRAME.UNMANAGED) {
+      throw new SanitizerError(`double free: ${this.story(frame)}, now freed by ${this.#names[by]!}`);
+    }
+    this.state[frame] = FRAME.FREE;
+    this.epoch[frame] = this.epoch[frame]! + 1;
+    this.#leftBy[frame] = by;
+    if (this.fastRefs[frame] !== 0) this.onRetire(frame);
+  }
+
+  /** Whether somebody who saw the frame at `epoch` may still use it. */
+  isCurrent(frame: Pfn, epoch: number): boolean {
+    return this.epoch[frame] === epoch && this.state[frame] !== FRAME.FREE;
+  }
+
+  /** Both stories of a frame in one line. */
+  story(frame: Pfn): string {
+    const states = ['reserved', 'free', 'allocated', 'unmanaged'];
+    const state = states[this.state[frame] ?? 0] ?? 'outside of RAM';
+    const taken = this.#names[this.#takenBy[frame] ?? 0] ?? 'nobody';
+    const left = this.#names[this.#leftBy[frame] ?? 0] ?? 'nobody';
+    return `pfn ${hex(frame)} is ${state}, epoch ${this.epoch[frame] ?? 0}, last taken by ${taken}, last freed by ${left}`;
+  }
+}
