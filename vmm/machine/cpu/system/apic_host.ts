@@ -38,9 +38,11 @@ export function apicHostOf(cpu: Cpu): ApicHost {
 
 /** TSC of the CPU as RDTSC reads it in its current mode, into out[0] (low), out[1] (high). */
 export function readTsc(cpu: Cpu, out: Int32Array): void {
-  const { tscOffset } = cpu.sys;
+  const { tscOffset, vmxTscOffset } = cpu.sys;
   add64(out, cpu.clock[0]!, tscOffset[0]!, tscOffset[1]!);
-  if (cpu.vmx.tscOffset !== 0) add64(out, cpu.vmx.tscOffset, out[0]!, out[1]!);
+  const lo = (out[0]! >>> 0) + (vmxTscOffset[0]! >>> 0);
+  out[0] = lo | 0;
+  out[1] = out[1]! + vmxTscOffset[1]! + (lo >= TWO_32 ? 1 : 0);
 }
 
 /** out = n + {lo, hi} mod 2^64, for an integer |n| < 2^53. */

@@ -106,7 +106,8 @@ function defineTsc(msrs: MsrFile): void {
       const now = new Int32Array(2);
       readTsc(cpu, now);
       // The offset of VMX non-root operation applies to reads only: take it out again.
-      const delta = pair(lo, hi) - pair(now[0]!, now[1]!) + BigInt(cpu.vmx.tscOffset);
+      const { vmxTscOffset } = cpu.sys;
+      const delta = pair(lo, hi) - pair(now[0]!, now[1]!) + pair(vmxTscOffset[0]!, vmxTscOffset[1]!);
       moveTsc(cpu, delta);
       return true;
     },

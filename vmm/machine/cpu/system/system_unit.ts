@@ -39,6 +39,8 @@ export class SystemUnit {
   readonly tscOffset = new Int32Array(2);
   /** IA32_TSC_ADJUST. lo, hi. */
   readonly tscAdjust = new Int32Array(2);
+  /** What RDTSC adds in VMX non-root operation with TSC offsetting; zero otherwise. Set by the VMX unit. lo, hi. */
+  readonly vmxTscOffset = new Int32Array(2);
   /** IA32_FEATURE_CONTROL, low word: as firmware leaves it, locked with VMX enabled outside of SMX. */
   featCtl = FEAT_CTL.LOCKED | FEAT_CTL.VMX_ENABLED_OUTSIDE_SMX;
   /** SYSCALL and SYSENTER MSRs, lo/hi pairs by index SYSCALL_MSR. */
