@@ -32,9 +32,12 @@ export interface Encoded {
   readonly long: Encoding | undefined;
 }
 
-/** Why a form does not fit; a higher rank says more to the reader. */
-interface Refusal {
-  readonly rank: 1 | 2;
+/** The rank of a REX conflict: above every width of an immediate, which is its own rank. */
+const REX_RANK = 100;
+
+/** Why a form does not fit; of several refusals the one of highest rank says most to the reader. */
+export interface Refusal {
+  readonly rank: number;
   readonly rule: string;
 }
 
@@ -106,7 +109,7 @@ const placeImmediate = (
   const signed = typeof op === 'number' && width <= 32 ? fitSmall(op, bits, width) : fit(op, bits, width);
   if (signed === undefined) {
     const extended = signExtended ? ` sign-extended to ${width} bits` : '';
-    return { rank: 1, rule: `immediate does not fit imm${bits}${extended}` };
+    return { rank: bits, rule: `immediate does not fit imm${bits}${extended}` };
   }
   draft.tail.push(...littleEndian(signed, bits / 8));
   return undefined;
@@ -177,7 +180,7 @@ const assemble = (form: Form, draft: Draft, lead: number | undefined): Encoding 
   const rex = rexBits !== 0 || draft.wantsRex;
   if (rex && draft.forbidsRex !== undefined) {
     return {
-      rank: 2,
+      rank: REX_RANK,
       rule: `${draft.forbidsRex} cannot be encoded in an instruction that needs a REX prefix`,
     };
   }
@@ -198,7 +201,12 @@ const matches = (form: Form, ops: readonly Operand[]): boolean => {
   return true;
 };
 
-const encodeForm = (form: Form, ops: readonly Operand[], lead: number | undefined): Encoding | Refusal => {
+/** Encodes the operands by this form and no other; they must be of its kinds. */
+export const encodeForm = (
+  form: Form,
+  ops: readonly Operand[],
+  lead: number | undefined,
+): Encoding | Refusal => {
   const draft: Draft = {
     reg: 0,
     rm: undefined,

@@ -5,8 +5,13 @@
  */
 import { family, type Row } from './family.ts';
 
+// The sign-extended bytes come first: of two forms of one length the first is taken, and an imm16 behind an
+// operand-size prefix is slow to decode.
 // prettier-ignore
 const BLOCK = family({ add: 0, or: 1, adc: 2, sbb: 3, and: 4, sub: 5, xor: 6, cmp: 7 }, [
+  ['r/m16, imm8sx',  'o16 83 /n ib'],
+  ['r/m32, imm8sx',  '83 /n ib'],
+  ['r/m64, imm8sx',  'REX.W + 83 /n ib'],
   ['AL, imm8',       '04+8n ib'],
   ['AX, imm16',      'o16 05+8n iw'],
   ['EAX, imm32',     '05+8n id'],
@@ -15,9 +20,6 @@ const BLOCK = family({ add: 0, or: 1, adc: 2, sbb: 3, and: 4, sub: 5, xor: 6, cm
   ['r/m16, imm16',   'o16 81 /n iw'],
   ['r/m32, imm32',   '81 /n id'],
   ['r/m64, imm32sx', 'REX.W + 81 /n id'],
-  ['r/m16, imm8sx',  'o16 83 /n ib'],
-  ['r/m32, imm8sx',  '83 /n ib'],
-  ['r/m64, imm8sx',  'REX.W + 83 /n ib'],
   ['r/m8, r8',       '00+8n /r'],
   ['r/m16, r16',     'o16 01+8n /r'],
   ['r/m32, r32',     '01+8n /r'],
