@@ -227,6 +227,11 @@ describe('data', () => {
     expect(message(() => a.u64(1.5))).toBe('.quad 1.5: not an integer, or beyond 2^53: use a bigint');
   });
 
+  it('holds a label in 32 or 64 bits only', () => {
+    const u8 = Assembler.prototype.u8 as (value: unknown) => void;
+    expect(message(() => u8.call(new Assembler(), lab('x')))).toBe('.byte x: a label needs 32 or 64 bits');
+  });
+
   it('grows past the first buffer', () => {
     const { bytes } = (() => {
       const a = new Assembler();

@@ -53,8 +53,8 @@ const fit = (value: Imm, bits: number, width: number): bigint | undefined => {
   return BigInt.asIntN(bits, signed) === signed ? signed : undefined;
 };
 
-/** The same for small widths, without bigints. */
-const fitSmall = (value: number, bits: number, width: number): number | undefined => {
+/** The same without bigints; a safe integer is its own 64-bit signed value. */
+const fitNumber = (value: number, bits: number, width: number): number | undefined => {
   const half = 2 ** (width - 1);
   if (value < -half || value >= 2 * half) return undefined;
   const signed = value >= half ? value - 2 * half : value;
@@ -62,11 +62,15 @@ const fitSmall = (value: number, bits: number, width: number): number | undefine
   return signed >= -limit && signed < limit ? signed : undefined;
 };
 
-const littleEndian = (value: number | bigint, count: number): readonly number[] => {
-  const out: number[] = [];
-  let rest = BigInt.asUintN(64, BigInt(value));
-  for (let i = 0; i < count; i++, rest >>= 8n) out.push(Number(rest & 0xffn));
-  return out;
+const pushLittleEndian = (out: number[], value: number | bigint, count: number): void => {
+  if (count > 4) {
+    const bits = BigInt.asUintN(64, BigInt(value));
+    pushLittleEndian(out, Number(bits & 0xffff_ffffn), 4);
+    pushLittleEndian(out, Number(bits >> 32n), 4);
+    return;
+  }
+  const bits = Number(value);
+  for (let i = 0; i < count; i++) out.push((bits >>> (8 * i)) & 0xff);
 };
 
 /** An instruction under construction: the parts that the operands fill in. */
@@ -106,12 +110,12 @@ const placeImmediate = (
 ): Refusal | undefined => {
   const { bits, signExtended } = slot.kind.imm!;
   const width = signExtended ? form.operandSize : bits;
-  const signed = typeof op === 'number' && width <= 32 ? fitSmall(op, bits, width) : fit(op, bits, width);
+  const signed = typeof op === 'number' ? fitNumber(op, bits, width) : fit(op, bits, width);
   if (signed === undefined) {
     const extended = signExtended ? ` sign-extended to ${width} bits` : '';
     return { rank: bits, rule: `immediate does not fit imm${bits}${extended}` };
   }
-  draft.tail.push(...littleEndian(signed, bits / 8));
+  pushLittleEndian(draft.tail, signed, bits / 8);
   return undefined;
 };
 
