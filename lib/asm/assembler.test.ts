@@ -228,8 +228,8 @@ describe('data', () => {
   });
 
   it('holds a label in 32 or 64 bits only', () => {
-    const u8 = Assembler.prototype.u8 as (value: unknown) => void;
-    expect(message(() => u8.call(new Assembler(), lab('x')))).toBe('.byte x: a label needs 32 or 64 bits');
+    const a = new Assembler() as unknown as { u8: (value: unknown) => void };
+    expect(message(() => a.u8(lab('x')))).toBe('.byte x: a label needs 32 or 64 bits');
   });
 
   it('grows past the first buffer', () => {
