@@ -138,10 +138,22 @@ export const X86_FEATURE_EXT = {
 } as const satisfies Readonly<Record<string, CpuidFeature>>;
 
 /** Output of one CPUID leaf: EAX, EBX, ECX, EDX as unsigned numbers. */
-export type CpuidRow = readonly [leaf: number, subleaf: number, eax: number, ebx: number, ecx: number, edx: number];
+export type CpuidRow = readonly [
+  leaf: number,
+  subleaf: number,
+  eax: number,
+  ebx: number,
+  ecx: number,
+  edx: number,
+];
 
 /** The bits of one output register that `features` cover, as an unsigned mask. */
-export function cpuidMask(features: readonly CpuidFeature[], leaf: number, subleaf: number, reg: number): number {
+export function cpuidMask(
+  features: readonly CpuidFeature[],
+  leaf: number,
+  subleaf: number,
+  reg: number,
+): number {
   let mask = 0;
   for (const [l, s, r, bit] of features) {
     if (l === leaf && s === subleaf && r === reg) mask |= 1 << bit;

@@ -47,7 +47,12 @@ export function encodeDescriptor(base: number, limit: number, ar: number): reado
   const units = granular ? limit >>> 12 : limit;
   const lo = ((base & 0xffff) << 16) | (units & 0xffff);
   const flags = (ar & (AR.AVL | AR.L | AR.DB)) | (granular ? AR.G : 0);
-  const hi = (base & 0xff00_0000) | ((base >>> 16) & 0xff) | ((ar & 0xff) << 8) | (units & 0xf_0000) | ((flags & 0xf000) << 8);
+  const hi =
+    (base & 0xff00_0000) |
+    ((base >>> 16) & 0xff) |
+    ((ar & 0xff) << 8) |
+    (units & 0xf_0000) |
+    ((flags & 0xf000) << 8);
   return [lo | 0, hi | 0];
 }
 
@@ -69,10 +74,14 @@ export function descriptorAr(hi: number): number {
 
 /** A 64-bit interrupt or trap gate as four words. */
 export function encodeGate64(
-  type: number, selector: number, offset: bigint, dpl: number, ist = 0,
+  type: number,
+  selector: number,
+  offset: bigint,
+  dpl: number,
+  ist = 0,
 ): readonly [number, number, number, number] {
   const low = Number(offset & 0xffff_ffffn);
   const w0 = ((selector & 0xffff) << 16) | (low & 0xffff);
-  const w1 = (low & 0xffff_0000) | AR.P << 8 | (dpl << 13) | (type << 8) | ist;
+  const w1 = (low & 0xffff_0000) | (AR.P << 8) | (dpl << 13) | (type << 8) | ist;
   return [w0 | 0, w1 | 0, Number((offset >> 32n) & 0xffff_ffffn) | 0, 0];
 }

@@ -59,11 +59,16 @@ export function createMachine(options: MachineOptions): Machine {
   const mem = new PhysMem(options.ramBytes);
   const frames = new FrameTable(mem.size);
   const cpus: Cpu[] = [];
-  const forAll = (drop: (cpu: Cpu, frame: number) => void) => (frame: number): void => {
-    for (const cpu of cpus) drop(cpu, frame);
-  };
+  const forAll =
+    (drop: (cpu: Cpu, frame: number) => void) =>
+    (frame: number): void => {
+      for (const cpu of cpus) drop(cpu, frame);
+    };
   const machine: Machine = {
-    profile, mem, frames, cpus,
+    profile,
+    mem,
+    frames,
+    cpus,
     apicBus: new ApicBus(),
     io: { ports: new IoSpace(), mmio: new IoSpace() },
     code: new CodeCache(mem, forAll(dropWriteTags)),
@@ -92,4 +97,3 @@ function createCpu(machine: Machine, options: MachineOptions, cpuid: CpuidTable,
   resetCpu(cpu);
   return cpu;
 }
-

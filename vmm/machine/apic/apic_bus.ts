@@ -30,7 +30,11 @@ export class ApicBus {
     const mode = message.icr & APIC_ICR.DM_MASK;
     const chosen = mode === APIC_DM.LOWEST ? lowestPriority(targets) : targets;
     for (const apic of chosen) {
-      apic.receive(mode, message.icr & APIC_ICR.VECTOR_MASK, message.icr & (APIC_ICR.TRIG_LEVEL | APIC_ICR.LEVEL_ASSERT));
+      apic.receive(
+        mode,
+        message.icr & APIC_ICR.VECTOR_MASK,
+        message.icr & (APIC_ICR.TRIG_LEVEL | APIC_ICR.LEVEL_ASSERT),
+      );
     }
     return chosen.length;
   }
@@ -54,7 +58,9 @@ function isDestination(from: LocalApic, apic: LocalApic, message: ApicMessage): 
     case APIC_DEST.ALLBUT:
       return apic !== from;
     default:
-      return (message.icr & APIC_ICR.DEST_LOGICAL) === 0 ? matchPhysical(apic, message) : matchLogical(apic, message);
+      return (message.icr & APIC_ICR.DEST_LOGICAL) === 0
+        ? matchPhysical(apic, message)
+        : matchLogical(apic, message);
   }
 }
 
@@ -71,6 +77,7 @@ function matchLogical(apic: LocalApic, { dest, broadcast }: ApicMessage): boolea
   const id = ldr >>> 24;
   const dfr = apic.register(APIC_REG.DFR) >>> 0;
   if (dfr === APIC_DFR.FLAT) return (id & dest) !== 0;
-  if (dfr === APIC_DFR.CLUSTER) return (id >>> 4 === dest >>> 4 || dest >>> 4 === 0xf) && (id & dest & 0xf) !== 0;
+  if (dfr === APIC_DFR.CLUSTER)
+    return (id >>> 4 === dest >>> 4 || dest >>> 4 === 0xf) && (id & dest & 0xf) !== 0;
   return false;
 }

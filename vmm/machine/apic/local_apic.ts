@@ -5,9 +5,19 @@
  * is in apic_timer.ts. Knows no CPU: time and wake-ups come from an `ApicHost`, so that L0's lapic can be the same class.
  */
 import {
-  APIC_DFR, APIC_DM, APIC_ESR, APIC_ICR, APIC_LVR, APIC_LVT, APIC_REG, APIC_SPIV, APICBASE, X2APIC_ICR_RSVD,
+  APIC_DFR,
+  APIC_DM,
+  APIC_ESR,
+  APIC_ICR,
+  APIC_LVR,
+  APIC_LVT,
+  APIC_REG,
+  APIC_SPIV,
+  APICBASE,
+  X2APIC_ICR_RSVD,
 } from '../../../lib/x86/apic.ts';
 import type { ApicBus } from './apic_bus.ts';
+import { isApicReadable, LVT_MASKS, LVT_REGS, NR_LVT, x2apicWriteAllowed } from './apic_registers.ts';
 import { ApicTimer } from './apic_timer.ts';
 import { ApicVectors } from './apic_vectors.ts';
 
@@ -44,15 +54,6 @@ export interface ApicOptions {
   readonly page?: Int32Array;
 }
 
-const NR_LVT = 7;
-/** LVT entries and the bits that can be written. */
-// prettier-ignore
-const LVT_MASKS: Readonly<Record<number, number>> = {
-  [APIC_REG.LVTCMCI]: 0x1_07ff, [APIC_REG.LVTT]: 0x7_00ff, [APIC_REG.LVTTHMR]: 0x1_07ff, [APIC_REG.LVTPC]: 0x1_07ff,
-  [APIC_REG.LVT0]: 0x1_a7ff, [APIC_REG.LVT1]: 0x1_a7ff, [APIC_REG.LVTERR]: 0x1_00ff,
-};
-const LVT_REGS = Object.keys(LVT_MASKS).map(Number);
-
 export class LocalApic {
   /** The register page: word (offset >> 2). Readable as KVM_GET_LAPIC's image; ICR2 is at its own offset in both modes. */
   readonly page: Int32Array;
@@ -72,7 +73,9 @@ export class LocalApic {
     this.#host = options.host;
     this.page = options.page ?? new Int32Array(1024);
     this.vectors = new ApicVectors(this.page);
-    this.timer = new ApicTimer(this.page, options.host, options.tscPerTick, () => this.#localInterrupt(APIC_REG.LVTT));
+    this.timer = new ApicTimer(this.page, options.host, options.tscPerTick, () =>
+      this.#localInterrupt(APIC_REG.LVTT),
+    );
     this.baseLo = 0xfee0_0000 | APICBASE.ENABLE | (options.bsp ? APICBASE.BSP : 0);
     this.reset();
     options.bus.add(this);
@@ -143,7 +146,7 @@ export class LocalApic {
       case APIC_REG.ARBPRI:
         return 0;
       default:
-        if (isReadable(offset)) return this.register(offset);
+        if (isApicReadable(offset)) return this.register(offset);
         this.#error(APIC_ESR.ILL_REG_ADDR);
         return 0;
     }
@@ -153,18 +156,18 @@ export class LocalApic {
   write(offset: number, value: number): void {
     switch (offset) {
       case APIC_REG.ID:
-        return this.#set(offset, value & 0xff00_0000);
+        { this.#set(offset, value & 0xff00_0000); return; }
       case APIC_REG.LDR:
-        return this.#set(offset, value & 0xff00_0000);
+        { this.#set(offset, value & 0xff00_0000); return; }
       case APIC_REG.DFR:
-        return this.#set(offset, value | 0x0fff_ffff);
+        { this.#set(offset, value | 0x0fff_ffff); return; }
       case APIC_REG.ICR2:
-        return this.#set(offset, value & 0xff00_0000);
+        { this.#set(offset, value & 0xff00_0000); return; }
       case APIC_REG.ICR:
         this.#writeIcr(value, this.register(APIC_REG.ICR2) >>> 24, 0xff);
         return;
       case APIC_REG.ESR:
-        return this.#latchErrors();
+        { this.#latchErrors(); return; }
       default:
         if (!this.#writeCommon(offset, value)) this.#error(APIC_ESR.ILL_REG_ADDR);
     }
@@ -173,8 +176,9 @@ export class LocalApic {
   /** RDMSR of an x2APIC register into `out`; false means GP. */
   readMsr(msr: number, out: Int32Array): boolean {
     const offset = (msr & 0xff) << 4;
-    if (!this.isX2apic() || offset === APIC_REG.ICR2 || offset === APIC_REG.DFR || offset === APIC_REG.ARBPRI) return false;
-    if (!isReadable(offset) && offset !== APIC_REG.TMCCT && offset !== APIC_REG.PROCPRI) return false;
+    if (!this.isX2apic() || offset === APIC_REG.ICR2 || offset === APIC_REG.DFR || offset === APIC_REG.ARBPRI)
+      return false;
+    if (!isApicReadable(offset) && offset !== APIC_REG.TMCCT && offset !== APIC_REG.PROCPRI) return false;
     out[0] = this.read(offset);
     out[1] = offset === APIC_REG.ICR ? this.register(APIC_REG.ICR2) : 0;
     return true;
@@ -226,16 +230,16 @@ export class LocalApic {
     switch (mode) {
       case APIC_DM.FIXED:
       case APIC_DM.LOWEST:
-        return this.#receiveFixed(vector, (trigger & APIC_ICR.TRIG_LEVEL) !== 0);
+        { this.#receiveFixed(vector, (trigger & APIC_ICR.TRIG_LEVEL) !== 0); return; }
       case APIC_DM.NMI:
-        return this.#host.nmi();
+        { this.#host.nmi(); return; }
       case APIC_DM.INIT:
         // An INIT level de-assert is not a message on processors with an APIC bus of this kind.
         if ((trigger & APIC_ICR.TRIG_LEVEL) !== 0 && (trigger & APIC_ICR.LEVEL_ASSERT) === 0) return;
         this.reset();
-        return this.#host.init();
+        { this.#host.init(); return; }
       case APIC_DM.STARTUP:
-        return this.#host.startup(vector);
+        { this.#host.startup(vector); return; }
       default:
         // SMI, remote read and ExtINT messages are dropped, as KVM drops them without SMM and PIC.
         return;
@@ -260,7 +264,7 @@ export class LocalApic {
 
   #receiveFixed(vector: number, level: boolean): void {
     if (!this.isEnabled() || !this.isSoftwareEnabled()) return;
-    if (vector < 16) return this.#error(APIC_ESR.RECV_ILL);
+    if (vector < 16) { this.#error(APIC_ESR.RECV_ILL); return; }
     if (level) this.vectors.requestLevel(vector);
     else this.vectors.requestEdge(vector);
     this.#host.interruptPending();
@@ -299,7 +303,10 @@ export class LocalApic {
   }
 
   #writeSpiv(value: number): void {
-    this.#set(APIC_REG.SPIV, value & (APIC_SPIV.VECTOR_MASK | APIC_SPIV.APIC_ENABLED | APIC_SPIV.FOCUS_DISABLED));
+    this.#set(
+      APIC_REG.SPIV,
+      value & (APIC_SPIV.VECTOR_MASK | APIC_SPIV.APIC_ENABLED | APIC_SPIV.FOCUS_DISABLED),
+    );
     if (this.isSoftwareEnabled()) this.#host.interruptPending();
     else for (const reg of LVT_REGS) this.#set(reg, this.register(reg) | APIC_LVT.MASKED);
   }
@@ -351,50 +358,5 @@ export class LocalApic {
 
   #set(offset: number, value: number): void {
     this.page[offset >> 2] = value;
-  }
-}
-
-/** Whether the low word may be written to the x2APIC register; the ICR has its own path. */
-function x2apicWriteAllowed(offset: number, lo: number): boolean {
-  switch (offset) {
-    case APIC_REG.EOI:
-    case APIC_REG.ESR:
-      return lo === 0;
-    case APIC_REG.TASKPRI:
-    case APIC_REG.SELF_IPI:
-      return (lo & ~0xff) === 0;
-    case APIC_REG.TDCR:
-      return (lo & ~0xb) === 0;
-    case APIC_REG.SPIV:
-      return (lo & ~0x13ff) === 0;
-    case APIC_REG.TMICT:
-      return true;
-    default: {
-      const mask = LVT_MASKS[offset];
-      return mask !== undefined && (lo & ~(mask | APIC_LVT.SEND_PENDING | APIC_LVT.REMOTE_IRR)) === 0;
-    }
-  }
-}
-
-/** Whether a register can be read at the offset, in either mode; those with effects are the caller's. */
-function isReadable(offset: number): boolean {
-  if ((offset & 0xf) !== 0) return false;
-  if (offset >= APIC_REG.ISR && offset < APIC_REG.ESR) return true;
-  if (LVT_MASKS[offset] !== undefined) return true;
-  switch (offset) {
-    case APIC_REG.ID:
-    case APIC_REG.LVR:
-    case APIC_REG.TASKPRI:
-    case APIC_REG.LDR:
-    case APIC_REG.DFR:
-    case APIC_REG.SPIV:
-    case APIC_REG.ESR:
-    case APIC_REG.ICR:
-    case APIC_REG.ICR2:
-    case APIC_REG.TMICT:
-    case APIC_REG.TDCR:
-      return true;
-    default:
-      return false;
   }
 }

@@ -4,7 +4,13 @@
  * Identification": leaves beyond the highest basic leaf return the data of the highest basic leaf.
  */
 import { APICBASE } from '../../../../lib/x86/apic.ts';
-import { CPUID_REG, type CpuidFeature, type CpuidRow, cpuidLeafHasIndex, X86_FEATURE } from '../../../../lib/x86/cpuid.ts';
+import {
+  CPUID_REG,
+  type CpuidFeature,
+  type CpuidRow,
+  cpuidLeafHasIndex,
+  X86_FEATURE,
+} from '../../../../lib/x86/cpuid.ts';
 import { MISC_ENABLE, MSR } from '../../../../lib/x86/msr.ts';
 import { CR4, XCR0 } from '../../../../lib/x86/registers.ts';
 import type { Cpu } from '../cpu.ts';
@@ -85,5 +91,7 @@ function follow(out: Int32Array, [, , reg, bit]: CpuidFeature, on: boolean): voi
 /** IA32_MISC_ENABLE's MONITOR/MWAIT enable: without it the instructions do not exist. */
 export function mwaitEnabled(cpu: Cpu): boolean {
   const { msrs } = cpu.sys;
-  return msrs.has(MSR.IA32_MISC_ENABLE) && (msrs.get(cpu, MSR.IA32_MISC_ENABLE) & BigInt(MISC_ENABLE.MWAIT)) !== 0n;
+  return (
+    msrs.has(MSR.IA32_MISC_ENABLE) && (msrs.get(cpu, MSR.IA32_MISC_ENABLE) & BigInt(MISC_ENABLE.MWAIT)) !== 0n
+  );
 }

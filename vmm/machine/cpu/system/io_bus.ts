@@ -22,7 +22,8 @@ export class IoSpace {
   add(device: IoDevice): void {
     const end = device.base + device.length;
     const clash = this.#devices.find((d) => device.base < d.base + d.length && d.base < end);
-    if (clash !== undefined) throw new BugError(`I/O range at ${hex(device.base)} overlaps ${hex(clash.base)}`);
+    if (clash !== undefined)
+      throw new BugError(`I/O range at ${hex(device.base)} overlaps ${hex(clash.base)}`);
     this.#devices.push(device);
   }
 

@@ -31,15 +31,25 @@ export function defineMsrs(msrs: MsrFile, vendor: 'intel' | 'amd'): void {
   msrs.constant(MSR.PLATFORM_INFO, 'PLATFORM_INFO', 0, 0);
   msrs.constant(MSR.IA32_MCG_CAP, 'IA32_MCG_CAP', 0, 0);
   msrs.store(MSR.IA32_MCG_STATUS, { name: 'IA32_MCG_STATUS', maskLo: 0x7, maskHi: 0 });
-  msrs.define(MSR.IA32_UCODE_REV, { name: 'IA32_UCODE_REV', read: (_cpu, out) => out.set([0, 1]), write: () => true });
+  msrs.define(MSR.IA32_UCODE_REV, {
+    name: 'IA32_UCODE_REV',
+    read: (_cpu, out) => out.set([0, 1]),
+    write: () => true,
+  });
   msrs.store(MSR.IA32_MISC_ENABLE, {
     name: 'IA32_MISC_ENABLE',
     resetLo: MISC_ENABLE.FAST_STRING | MISC_ENABLE.BTS_UNAVAIL | MISC_ENABLE.PEBS_UNAVAIL | MISC_ENABLE.MWAIT,
-    maskLo: MISC_ENABLE.FAST_STRING | MISC_ENABLE.MWAIT, maskHi: 0,
+    maskLo: MISC_ENABLE.FAST_STRING | MISC_ENABLE.MWAIT,
+    maskHi: 0,
   });
   // DEVIATION: LBR is stored, but no branch records are kept.
   msrs.store(MSR.IA32_DEBUGCTL, { name: 'IA32_DEBUGCTL', maskLo: DEBUGCTL.LBR | DEBUGCTL.BTF, maskHi: 0 });
-  msrs.store(MSR.IA32_CR_PAT, { name: 'IA32_PAT', resetLo: PAT_RESET_LO, resetHi: PAT_RESET_HI, valid: validPat });
+  msrs.store(MSR.IA32_CR_PAT, {
+    name: 'IA32_PAT',
+    resetLo: PAT_RESET_LO,
+    resetHi: PAT_RESET_HI,
+    valid: validPat,
+  });
 }
 
 /** Each byte of the PAT is UC, WC, WT, WP, WB or UC-. SDM, "Page Attribute Table (PAT)". */
@@ -77,7 +87,7 @@ const APIC_BASE: MsrDef = {
   read: ({ apic }, out) => out.set([apic.baseLo, apic.baseHi]),
   write: (cpu, lo, hi) => {
     const known = APICBASE.BSP | APICBASE.EXTD | APICBASE.ENABLE | APICBASE.BASE_MASK;
-    if ((lo & ~known) !== 0 || (hi >>> (cpu.sys.maxPhyAddr - 32)) !== 0) return false;
+    if ((lo & ~known) !== 0 || hi >>> (cpu.sys.maxPhyAddr - 32) !== 0) return false;
     if (hi === 0 && (lo & APICBASE.BASE_MASK) >>> 0 < RAM_LIMIT) {
       throw new UnimplementedError(`CPU ${cpu.id}: local APIC page moved over RAM`);
     }

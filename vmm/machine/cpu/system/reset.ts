@@ -113,7 +113,12 @@ export function enterLongMode(cpu: Cpu, entry: LongModeEntry): void {
   setSegment(cpu, SEGN.CS, { selector: user ? FLAT_SELECTOR.USER_CS : FLAT_SELECTOR.KERNEL_CS, ...code });
   setSegment(cpu, SEGN.LDTR, { selector: 0, limit: 0, ar: AR.UNUSABLE });
   const tss = entry.tss ?? { selector: 0, base: 0 };
-  setSegment(cpu, SEGN.TR, { selector: tss.selector, base: tss.base, limit: tss.limit ?? 0x67, ar: AR.P | 0xb });
+  setSegment(cpu, SEGN.TR, {
+    selector: tss.selector,
+    base: tss.base,
+    limit: tss.limit ?? 0x67,
+    ar: AR.P | 0xb,
+  });
   setTable(cpu, S.GDTR_BASE, S.GDTR_LIMIT, entry.gdt);
   setTable(cpu, S.IDTR_BASE, S.IDTR_LIMIT, entry.idt);
   s[S.ACTIVITY] = ACTIVITY.ACTIVE;
@@ -124,7 +129,10 @@ export function enterLongMode(cpu: Cpu, entry: LongModeEntry): void {
 }
 
 function setTable(
-  cpu: Cpu, base: number, limit: number, table: { readonly base: bigint; readonly limit: number } | undefined,
+  cpu: Cpu,
+  base: number,
+  limit: number,
+  table: { readonly base: bigint; readonly limit: number } | undefined,
 ): void {
   cpu.s[base] = Number(BigInt.asIntN(32, table?.base ?? 0n));
   cpu.s[base + 1] = Number(BigInt.asIntN(32, (table?.base ?? 0n) >> 32n));

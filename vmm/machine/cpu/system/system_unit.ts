@@ -5,6 +5,7 @@
  */
 import { APICBASE } from '../../../../lib/x86/apic.ts';
 import { FEAT_CTL } from '../../../../lib/x86/vmx/capability_msrs.ts';
+import { INTR_TYPE } from '../../../../lib/x86/vmx/intr_info.ts';
 import type { LocalApic } from '../../apic/local_apic.ts';
 import type { CpuidTable } from './cpuid.ts';
 import type { IoBus } from './io_bus.ts';
@@ -45,6 +46,11 @@ export class SystemUnit {
   featCtl = FEAT_CTL.LOCKED | FEAT_CTL.VMX_ENABLED_OUTSIDE_SMX;
   /** SYSCALL and SYSENTER MSRs, lo/hi pairs by index SYSCALL_MSR. */
   readonly syscall = new Int32Array(14);
+  /** Scratch: a descriptor or gate that was read, and the linear address that it came from. */
+  readonly desc = new Int32Array(4);
+  readonly address = new Int32Array(2);
+  /** Scratch of loads and register reads. */
+  readonly value = new Int32Array(4);
   /** IA32_TSC_AUX. */
   tscAux = 0;
 
@@ -57,8 +63,8 @@ export class SystemUnit {
   idtVectoringLength = 0;
   /** IRET had unblocked NMIs when the fault now being handled came: bit 12 of the exit's interruption information. */
   iretUnblockedNmi = 0;
-  /** The exception being raised came from INT3, INTO (INTR_TYPE.SOFT_EXCEPTION) or INT1 (PRIV_SW_EXCEPTION). */
-  exceptionType = 3;
+  /** Type (INTR_TYPE) of the exception being raised: SOFT_EXCEPTION for INT3, PRIV_SW_EXCEPTION for INT1. */
+  exceptionType: number = INTR_TYPE.HARD_EXCEPTION;
 
   nmiPending = 0;
   initPending = 0;
@@ -66,9 +72,6 @@ export class SystemUnit {
   sipiPending = -1;
   /** Debug exceptions that wait, as in the VMCS's pending-debug-exceptions field (BS is bit 14). */
   pendingDebug = 0;
-  /** Turns of cpuRun(), for the harness to see that nothing spins. */
-  turns = 0;
-
   constructor(options: SystemOptions) {
     this.cpuid = options.cpuid;
     this.io = options.io;
@@ -80,7 +83,7 @@ export class SystemUnit {
   /** A load of `size` (1, 2, 4, 8) bytes from a physical address outside of RAM, into out[0], out[1]. */
   mmioRead(hpa: number, size: number, out: Int32Array): void {
     const offset = this.#apicOffset(hpa);
-    if (offset < 0) return this.io.mmio.read(hpa, size, out);
+    if (offset < 0) { this.io.mmio.read(hpa, size, out); return; }
     const shift = (hpa & 3) * 8;
     out[0] = (this.apic.read(offset & ~3) >>> shift) & (size >= 4 ? -1 : (1 << (size * 8)) - 1);
     out[1] = size === 8 && (offset & 0xf) === 0 ? this.apic.register(offset + 4) : 0;
@@ -88,7 +91,7 @@ export class SystemUnit {
 
   mmioWrite(hpa: number, size: number, lo: number, hi: number): void {
     const offset = this.#apicOffset(hpa);
-    if (offset < 0) return this.io.mmio.write(hpa, size, lo, hi);
+    if (offset < 0) { this.io.mmio.write(hpa, size, lo, hi); return; }
     // SDM, "APIC Register Address Space": registers take aligned 32-bit accesses; others do nothing here, as in KVM.
     if (size >= 4 && (offset & 0xf) === 0) this.apic.write(offset, lo);
   }

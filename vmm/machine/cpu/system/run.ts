@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/**
+ * The outer loop of a CPU: events at instruction boundaries, the interpreter, faults, system instructions. SDM,
+ * "Priority Among Concurrent Events"; VMX events: "Other Causes of VM Exits". Leaves out SMM and machine checks.
+ */
+import { VECTOR } from '../../../../lib/x86/exceptions.ts';
+import { DR6, EFER, RFLAGS } from '../../../../lib/x86/registers.ts';
+import { AR } from '../../../../lib/x86/segments.ts';
+import { PIN_BASED } from '../../../../lib/x86/vmx/controls.ts';
+import { INTR_TYPE } from '../../../../lib/x86/vmx/intr_info.ts';
+import { COST } from '../../cost/points.ts';
+import { spend } from '../../cost/ledger.ts';
+import { UnimplementedError } from '../../errors.ts';
+import { vmxNextDeadline, vmxPendingWork } from '../../vmx/pending.ts';
+import { VMX_PENDING } from '../../vmx/vmx_unit.ts';
+import type { Cpu } from '../cpu.ts';
+import { ACTIVITY, BLOCKING, RUN, S, SEGF, SEGN } from '../state.ts';
+import { tier0 } from '../tier0.ts';
+import { codeBreakpointHit } from './breakpoints.ts';
+import { segAt } from './descriptors.ts';
+import { deliverEvent, handleFault, raiseException } from './exceptions.ts';
+import { dispatchSystem } from './execute.ts';
+import { NEXT } from './fault.ts';
+import { endShadow } from './operands.ts';
+import { initCpu } from './reset.ts';
+
+const SHADOW = BLOCKING.STI | BLOCKING.MOV_SS;
+
+/**
+ * Let the CPU run until its clock reaches `deadline` (RUN.DEADLINE), a VM exit has been done (RUN.VMEXIT), it waits in
+ * HLT or another inactive state (RUN.HLT; see nextWakeup), or it shut down (RUN.SHUTDOWN).
+ */
+export function cpuRun(cpu: Cpu, deadline: number): number {
+  const { s, clock, apic } = cpu;
+  checkMode(cpu);
+  for (;;) {
+    if (clock[0]! >= deadline) return RUN.DEADLINE;
+    s[S.PENDING] = 0;
+    if (clock[0]! >= apic.timer.deadline) apic.timer.poll();
+    const event = takeEvents(cpu);
+    if (event !== NEXT) return event;
+    if (s[S.ACTIVITY] !== ACTIVITY.ACTIVE) {
+      if (s[S.ACTIVITY] === ACTIVITY.SHUTDOWN && !cpu.vmx.nonRoot) return RUN.SHUTDOWN;
+      return RUN.HLT;
+    }
+    const limit = Math.min(deadline, apic.timer.deadline, vmxNextDeadline(cpu));
+    if (clock[0]! >= limit) continue;
+    const result = needsSingleStep(cpu) ? singleStep(cpu) : stretch(cpu, limit);
+    if (result !== NEXT) return result;
+  }
+}
+
+/** The next cycle at which a waiting CPU has something to do by itself; Infinity if only others can wake it. */
+export function nextWakeup(cpu: Cpu): number {
+  return Math.min(cpu.apic.timer.deadline, vmxNextDeadline(cpu));
+}
+
+function checkMode(cpu: Cpu): void {
+  const { s } = cpu;
+  if ((s[S.EFER]! & EFER.LMA) !== 0 && (s[segAt(SEGN.CS) + SEGF.AR]! & AR.L) !== 0) return;
+  if (s[S.ACTIVITY] !== ACTIVITY.ACTIVE) return;
+  throw new UnimplementedError(`CPU ${cpu.id}: only 64-bit mode is modelled`);
+}
+
+/** Instructions until something happens. */
+function stretch(cpu: Cpu, limit: number): number {
+  const result = tier0(cpu, limit);
+  if (result === RUN.DEADLINE) return NEXT;
+  if (result === RUN.FAULT) return handleFault(cpu);
+  spend(cpu, COST.INSN);
+  const outcome = dispatchSystem(cpu);
+  if (outcome === RUN.FAULT) return handleFault(cpu);
+  return outcome < 0 ? NEXT : outcome;
+}
+
+/** One instruction at a time: under a shadow, with TF or RF, or with breakpoints armed. */
+function needsSingleStep(cpu: Cpu): boolean {
+  const { s } = cpu;
+  return (
+    ((s[S.BLOCKING]! & SHADOW) | (s[S.RFLAGS_SYS]! & (RFLAGS.TF | RFLAGS.RF)) | (s[S.DR + 14]! & 0xff)) !== 0
+  );
+}
+
+function singleStep(cpu: Cpu): number {
+  const { s, clock } = cpu;
+  const hit = codeBreakpointHit(cpu);
+  if (hit !== 0) {
+    cpu.fault.qualification = hit;
+    return raiseException(cpu, VECTOR.DB, 0);
+  }
+  const trap = (s[S.RFLAGS_SYS]! & RFLAGS.TF) !== 0;
+  const result = tier0(cpu, clock[0]! + 1);
+  if (result === RUN.FAULT) return handleFault(cpu);
+  if (result === RUN.DEADLINE) {
+    endShadow(cpu);
+    s[S.RFLAGS_SYS] = s[S.RFLAGS_SYS]! & ~RFLAGS.RF;
+  } else {
+    spend(cpu, COST.INSN);
+    const outcome = dispatchSystem(cpu);
+    if (outcome === RUN.FAULT) return handleFault(cpu);
+    if (outcome !== NEXT) return outcome < 0 ? NEXT : outcome;
+  }
+  if (trap) cpu.sys.pendingDebug |= DR6.BS;
+  return NEXT;
+}
+
+/**
+ * What is pending at an instruction boundary, highest priority first. NEXT: nothing, or it was delivered to the guest;
+ * else what cpuRun() returns.
+ */
+function takeEvents(cpu: Cpu): number {
+  const { sys, s, vmx } = cpu;
+  if (sys.initPending !== 0 && !vmx.vmxon) return takeInit(cpu);
+  if (s[S.ACTIVITY] === ACTIVITY.WAIT_SIPI && sys.sipiPending >= 0 && !vmx.nonRoot) {
+    throw new UnimplementedError(`CPU ${cpu.id}: startup IPI, real mode is not modelled`);
+  }
+  const debug = sys.pendingDebug !== 0 && (s[S.BLOCKING]! & BLOCKING.MOV_SS) === 0;
+  if (vmx.nonRoot && (!debug || (vmx.pending & VMX_PENDING.MTF) !== 0) && vmxPendingWork(cpu))
+    return RUN.VMEXIT;
+  if (debug) return takeDebugTrap(cpu);
+  if (s[S.ACTIVITY]! > ACTIVITY.HLT || (s[S.BLOCKING]! & SHADOW) !== 0) return NEXT;
+  if (
+    sys.nmiPending !== 0 &&
+    (s[S.BLOCKING]! & BLOCKING.NMI) === 0 &&
+    (vmx.pin & PIN_BASED.NMI_EXITING) === 0
+  ) {
+    sys.nmiPending = 0;
+    return deliverEvent(cpu, INTR_TYPE.NMI_INTR | VECTOR.NMI, 0, 0);
+  }
+  if ((s[S.RFLAGS_SYS]! & RFLAGS.IF) === 0 || (vmx.pin & PIN_BASED.EXT_INTR_MASK) !== 0) return NEXT;
+  if (cpu.apic.highestDeliverable() < 0) return NEXT;
+  return deliverEvent(cpu, INTR_TYPE.EXT_INTR | cpu.apic.acknowledge(), 0, 0);
+}
+
+function takeInit(cpu: Cpu): number {
+  initCpu(cpu);
+  cpu.s[S.ACTIVITY] = ACTIVITY.WAIT_SIPI;
+  return NEXT;
+}
+
+function takeDebugTrap(cpu: Cpu): number {
+  cpu.fault.qualification = cpu.sys.pendingDebug & (DR6.BS | 0xf);
+  cpu.sys.pendingDebug = 0;
+  return raiseException(cpu, VECTOR.DB, 0);
+}
