@@ -37,7 +37,7 @@ function isSoftware(type: number): boolean {
 
 /** Try to deliver the event `info` (format of INTR_INFO) with its error code and instruction length. */
 export function deliverOnce(cpu: Cpu, info: number, errorCode: number, length: number): boolean {
-  const type = info & INTR_INFO.INTR_TYPE_MASK;
+  const type = info & INTR_INFO.TYPE_MASK;
   const vector = info & INTR_INFO.VECTOR_MASK;
   const ext = isSoftware(type) ? 0 : 1;
   if (!readGate(cpu, vector, type, ext)) return false;

@@ -83,7 +83,7 @@ function commitCause(cpu: Cpu, vector: number): void {
  */
 export function deliverEvent(cpu: Cpu, info: number, errorCode: number, length: number): number {
   const { s, sys, fault } = cpu;
-  if ((info & INTR_INFO.INTR_TYPE_MASK) === INTR_TYPE.NMI_INTR) s[S.BLOCKING] = s[S.BLOCKING]! | BLOCKING.NMI;
+  if ((info & INTR_INFO.TYPE_MASK) === INTR_TYPE.NMI_INTR) s[S.BLOCKING] = s[S.BLOCKING]! | BLOCKING.NMI;
   spend(cpu, COST.EVENT_DELIVERY);
   for (;;) {
     sys.idtVectoring = info | INTR_INFO.VALID_MASK;
@@ -149,7 +149,7 @@ function classOf(vector: number): number {
 /** The table "Conditions for Generating a Double Fault"; `info` is the event that was being delivered. */
 function chainOf(info: number, second: number): number {
   const first =
-    (info & INTR_INFO.INTR_TYPE_MASK) === INTR_TYPE.HARD_EXCEPTION
+    (info & INTR_INFO.TYPE_MASK) === INTR_TYPE.HARD_EXCEPTION
       ? classOf(info & INTR_INFO.VECTOR_MASK)
       : CLASS.BENIGN;
   const next = classOf(second);
