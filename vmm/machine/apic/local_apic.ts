@@ -155,19 +155,29 @@ export class LocalApic {
   /** Write through the xAPIC page. Addresses of no register set an ESR bit. */
   write(offset: number, value: number): void {
     switch (offset) {
-      case APIC_REG.ID:
-        { this.#set(offset, value & 0xff00_0000); return; }
-      case APIC_REG.LDR:
-        { this.#set(offset, value & 0xff00_0000); return; }
-      case APIC_REG.DFR:
-        { this.#set(offset, value | 0x0fff_ffff); return; }
-      case APIC_REG.ICR2:
-        { this.#set(offset, value & 0xff00_0000); return; }
+      case APIC_REG.ID: {
+        this.#set(offset, value & 0xff00_0000);
+        return;
+      }
+      case APIC_REG.LDR: {
+        this.#set(offset, value & 0xff00_0000);
+        return;
+      }
+      case APIC_REG.DFR: {
+        this.#set(offset, value | 0x0fff_ffff);
+        return;
+      }
+      case APIC_REG.ICR2: {
+        this.#set(offset, value & 0xff00_0000);
+        return;
+      }
       case APIC_REG.ICR:
         this.#writeIcr(value, this.register(APIC_REG.ICR2) >>> 24, 0xff);
         return;
-      case APIC_REG.ESR:
-        { this.#latchErrors(); return; }
+      case APIC_REG.ESR: {
+        this.#latchErrors();
+        return;
+      }
       default:
         if (!this.#writeCommon(offset, value)) this.#error(APIC_ESR.ILL_REG_ADDR);
     }
@@ -229,17 +239,26 @@ export class LocalApic {
   receive(mode: number, vector: number, trigger: number): void {
     switch (mode) {
       case APIC_DM.FIXED:
-      case APIC_DM.LOWEST:
-        { this.#receiveFixed(vector, (trigger & APIC_ICR.TRIG_LEVEL) !== 0); return; }
-      case APIC_DM.NMI:
-        { this.#host.nmi(); return; }
+      case APIC_DM.LOWEST: {
+        this.#receiveFixed(vector, (trigger & APIC_ICR.TRIG_LEVEL) !== 0);
+        return;
+      }
+      case APIC_DM.NMI: {
+        this.#host.nmi();
+        return;
+      }
       case APIC_DM.INIT:
         // An INIT level de-assert is not a message on processors with an APIC bus of this kind.
         if ((trigger & APIC_ICR.TRIG_LEVEL) !== 0 && (trigger & APIC_ICR.LEVEL_ASSERT) === 0) return;
         this.reset();
-        { this.#host.init(); return; }
-      case APIC_DM.STARTUP:
-        { this.#host.startup(vector); return; }
+        {
+          this.#host.init();
+          return;
+        }
+      case APIC_DM.STARTUP: {
+        this.#host.startup(vector);
+        return;
+      }
       default:
         // SMI, remote read and ExtINT messages are dropped, as KVM drops them without SMM and PIC.
         return;
@@ -264,7 +283,10 @@ export class LocalApic {
 
   #receiveFixed(vector: number, level: boolean): void {
     if (!this.isEnabled() || !this.isSoftwareEnabled()) return;
-    if (vector < 16) { this.#error(APIC_ESR.RECV_ILL); return; }
+    if (vector < 16) {
+      this.#error(APIC_ESR.RECV_ILL);
+      return;
+    }
     if (level) this.vectors.requestLevel(vector);
     else this.vectors.requestEdge(vector);
     this.#host.interruptPending();
