@@ -12,7 +12,6 @@ import { COST } from '../../cost/points.ts';
 import { spend } from '../../cost/ledger.ts';
 import { UnimplementedError } from '../../errors.ts';
 import { vmxNextDeadline, vmxPendingWork } from '../../vmx/pending.ts';
-import { VMX_PENDING } from '../../vmx/vmx_unit.ts';
 import type { Cpu } from '../cpu.ts';
 import { ACTIVITY, BLOCKING, RUN, S, SEGF, SEGN } from '../state.ts';
 import { tier0 } from '../tier0.ts';
@@ -114,10 +113,8 @@ function takeEvents(cpu: Cpu): number {
   if (s[S.ACTIVITY] === ACTIVITY.WAIT_SIPI && sys.sipiPending >= 0 && !vmx.nonRoot) {
     throw new UnimplementedError(`CPU ${cpu.id}: startup IPI, real mode is not modelled`);
   }
-  const debug = sys.pendingDebug !== 0 && (s[S.BLOCKING]! & BLOCKING.MOV_SS) === 0;
-  if (vmx.nonRoot && (!debug || (vmx.pending & VMX_PENDING.MTF) !== 0) && vmxPendingWork(cpu))
-    return RUN.VMEXIT;
-  if (debug) return takeDebugTrap(cpu);
+  if (vmx.nonRoot && vmxPendingWork(cpu)) return RUN.VMEXIT;
+  if (sys.pendingDebug !== 0 && (s[S.BLOCKING]! & BLOCKING.MOV_SS) === 0) return takeDebugTrap(cpu);
   if (s[S.ACTIVITY]! > ACTIVITY.HLT || (s[S.BLOCKING]! & SHADOW) !== 0) return NEXT;
   if (
     sys.nmiPending !== 0 &&

@@ -83,7 +83,10 @@ export class SystemUnit {
   /** A load of `size` (1, 2, 4, 8) bytes from a physical address outside of RAM, into out[0], out[1]. */
   mmioRead(hpa: number, size: number, out: Int32Array): void {
     const offset = this.#apicOffset(hpa);
-    if (offset < 0) { this.io.mmio.read(hpa, size, out); return; }
+    if (offset < 0) {
+      this.io.mmio.read(hpa, size, out);
+      return;
+    }
     const shift = (hpa & 3) * 8;
     out[0] = (this.apic.read(offset & ~3) >>> shift) & (size >= 4 ? -1 : (1 << (size * 8)) - 1);
     out[1] = size === 8 && (offset & 0xf) === 0 ? this.apic.register(offset + 4) : 0;
@@ -91,7 +94,10 @@ export class SystemUnit {
 
   mmioWrite(hpa: number, size: number, lo: number, hi: number): void {
     const offset = this.#apicOffset(hpa);
-    if (offset < 0) { this.io.mmio.write(hpa, size, lo, hi); return; }
+    if (offset < 0) {
+      this.io.mmio.write(hpa, size, lo, hi);
+      return;
+    }
     // SDM, "APIC Register Address Space": registers take aligned 32-bit accesses; others do nothing here, as in KVM.
     if (size >= 4 && (offset & 0xf) === 0) this.apic.write(offset, lo);
   }
