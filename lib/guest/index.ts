@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /** The guest-code DSL and the guest library, for selftests: what C gets by including kvm_util.h and processor.h. */
+export * from './apic.ts';
+export * from './atomic.ts';
 export * from './bitops.ts';
 export { fixed } from './dsl/asm_spec.ts';
 export { GuestCode } from './dsl/builder.ts';
@@ -16,7 +18,10 @@ export { packedStruct, struct, union } from './dsl/struct.ts';
 export type { StructType } from './dsl/struct.ts';
 export { array, bool, fnPtr, ptr, s16, s32, s64, s8, u16, u32, u64, u8, voidType } from './dsl/types.ts';
 export type { AnyType, ArrayType, IntType, PtrType } from './dsl/types.ts';
+export * from './exceptions.ts';
 export * from './guest_assert.ts';
 export { guest_vsnprintf } from './guest_sprintf.ts';
+export * from './image.ts';
+export * from './processor.ts';
 export * from './string.ts';
 export * from './ucall.ts';
