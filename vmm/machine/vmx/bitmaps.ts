@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/** I/O bitmaps and MSR bitmaps. SDM, "I/O-Bitmap Addresses" and "MSR-Bitmap Address". */
+import { CPU_BASED } from '../../../lib/x86/vmx/controls.ts';
+import type { Cpu } from '../cpu/cpu.ts';
+import * as W from './words.ts';
+
+/** The four parts of the MSR bitmap. */
+// prettier-ignore
+const MSR_PART = { READ_LOW: 0x000, READ_HIGH: 0x400, WRITE_LOW: 0x800, WRITE_HIGH: 0xc00 } as const;
+const MSR_RANGE = 0x2000;
+const HIGH_MSRS = 0xc000_0000;
+
+/** A byte of the page whose address is in the VMCS word; ones where there is no memory. */
+function byteAt(cpu: Cpu, word: number, offset: number): number {
+  return cpu.mem.u8[cpu.mem.i32[cpu.vmx.base + word]! + offset] ?? 0xff;
+}
+
+/** Whether an access of `size` bytes at `port` exits: unconditionally, or by the bit of any of its ports. */
+export function ioExits(cpu: Cpu, port: number, size: number): boolean {
+  const { cpuBased } = cpu.vmx;
+  if ((cpuBased & CPU_BASED.USE_IO_BITMAPS) === 0) return (cpuBased & CPU_BASED.UNCOND_IO_EXITING) !== 0;
+  // An access that wraps around the 16-bit port space exits.
+  if (port + size > 0x1_0000) return true;
+  for (let p = port; p < port + size; p++) {
+    const word = p < 0x8000 ? W.IO_BITMAP_A : W.IO_BITMAP_B;
+    if (((byteAt(cpu, word, (p & 0x7fff) >>> 3) >>> (p & 7)) & 1) !== 0) return true;
+  }
+  return false;
+}
+
+/** Whether RDMSR of `msr` exits. */
+export function rdmsrExits(cpu: Cpu, msr: number): boolean {
+  return msrExits(cpu, msr, MSR_PART.READ_LOW, MSR_PART.READ_HIGH);
+}
+
+/** Whether WRMSR to `msr` exits. */
+export function wrmsrExits(cpu: Cpu, msr: number): boolean {
+  return msrExits(cpu, msr, MSR_PART.WRITE_LOW, MSR_PART.WRITE_HIGH);
+}
+
+function msrExits(cpu: Cpu, msr: number, low: number, high: number): boolean {
+  if ((cpu.vmx.cpuBased & CPU_BASED.USE_MSR_BITMAPS) === 0) return true;
+  const number = msr >>> 0;
+  const isHigh = number >= HIGH_MSRS;
+  const index = isHigh ? number - HIGH_MSRS : number;
+  if (index >= MSR_RANGE) return true;
+  return ((byteAt(cpu, W.MSR_BITMAP, (isHigh ? high : low) + (index >>> 3)) >>> (index & 7)) & 1) !== 0;
+}

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/**
+ * Checks on VMX controls at VM entry; a failure is VM-instruction error 7. SDM, "Checks on VMX Controls". Controls that
+ * the capability MSRs do not allow need no checks of their own: the reserved-bit checks refuse them.
+ */
+import { VECTOR } from '../../../lib/x86/exceptions.ts';
+import {
+  VMX_MISC,
+  VMX_MISC_CR3_TARGET_COUNT_SHIFT,
+  VMX_EPT_CAP,
+} from '../../../lib/x86/vmx/capability_msrs.ts';
+import { CPU_BASED, PIN_BASED, SECONDARY_EXEC, VM_EXIT, VMX_EPTP } from '../../../lib/x86/vmx/controls.ts';
+import { INTR_INFO, INTR_TYPE } from '../../../lib/x86/vmx/intr_info.ts';
+import { CR0 } from '../../../lib/x86/registers.ts';
+import { hasErrorCode } from '../../../lib/x86/exceptions.ts';
+import type { Cpu } from '../cpu/cpu.ts';
+import { type Broken, controlsAllowed, isPhysAddr } from './check_util.ts';
+import * as W from './words.ts';
+
+/** The checks whose outcome stays until a control field is written. */
+export function checkControls(cpu: Cpu): Broken {
+  return (
+    checkExecControls(cpu) ??
+    checkExecAddresses(cpu) ??
+    checkEpt(cpu) ??
+    checkExitControls(cpu) ??
+    checkEntryControls(cpu)
+  );
+}
+
+/** The secondary controls in force: 0 unless they are activated. */
+export function secondaryControls(cpu: Cpu): number {
+  const { i32 } = cpu.mem;
+  const { base } = cpu.vmx;
+  const active = (i32[base + W.CPU_BASED]! & CPU_BASED.ACTIVATE_SECONDARY_CONTROLS) !== 0;
+  return active ? i32[base + W.SECONDARY]! : 0;
+}
+
+function checkExecControls(cpu: Cpu): Broken {
+  const { caps, base } = cpu.vmx;
+  const { i32 } = cpu.mem;
+  const pin = i32[base + W.PIN]!;
+  const cpuBased = i32[base + W.CPU_BASED]!;
+  if (!controlsAllowed(pin, caps.pin)) return 'pin-based controls: reserved bits';
+  if (!controlsAllowed(cpuBased, caps.cpuBased)) return 'primary processor-based controls: reserved bits';
+  if (!controlsAllowed(secondaryControls(cpu), caps.secondary))
+    return 'secondary processor-based controls: reserved bits';
+  const targets = (caps.misc & VMX_MISC.CR3_TARGET_COUNT_MASK) >>> VMX_MISC_CR3_TARGET_COUNT_SHIFT;
+  if (i32[base + W.CR3_TARGET_COUNT]! >>> 0 > targets) return 'CR3-target count';
+  if ((pin & PIN_BASED.NMI_EXITING) === 0 && (pin & PIN_BASED.VIRTUAL_NMIS) !== 0)
+    return 'virtual NMIs need NMI exiting';
+  if ((pin & PIN_BASED.VIRTUAL_NMIS) === 0 && (cpuBased & CPU_BASED.NMI_WINDOW_EXITING) !== 0) {
+    return 'NMI-window exiting needs virtual NMIs';
+  }
+  return null;
+}
+
+function checkExecAddresses(cpu: Cpu): Broken {
+  const { base } = cpu.vmx;
+  const { i32 } = cpu.mem;
+  const cpuBased = i32[base + W.CPU_BASED]!;
+  const page = (word: number): boolean => isPhysAddr(cpu, i32[base + word]!, i32[base + word + 1]!, 0xfff);
+  if ((cpuBased & CPU_BASED.USE_IO_BITMAPS) !== 0 && !(page(W.IO_BITMAP_A) && page(W.IO_BITMAP_B))) {
+    return 'I/O-bitmap addresses';
+  }
+  if ((cpuBased & CPU_BASED.USE_MSR_BITMAPS) !== 0 && !page(W.MSR_BITMAP)) return 'MSR-bitmap address';
+  if ((cpuBased & CPU_BASED.TPR_SHADOW) === 0) return null;
+  if (!page(W.VIRTUAL_APIC)) return 'virtual-APIC address';
+  return (i32[base + W.TPR_THRESHOLD]! & ~0xf) !== 0 ? 'TPR threshold: bits 31:4' : null;
+}
+
+function checkEpt(cpu: Cpu): Broken {
+  const { base, caps } = cpu.vmx;
+  const { i32 } = cpu.mem;
+  const secondary = secondaryControls(cpu);
+  if ((secondary & SECONDARY_EXEC.ENABLE_VPID) !== 0 && i32[base + W.VPID] === 0) return 'VPID is zero';
+  if ((secondary & SECONDARY_EXEC.ENABLE_EPT) === 0) {
+    return (secondary & SECONDARY_EXEC.UNRESTRICTED_GUEST) !== 0 ? 'unrestricted guest needs EPT' : null;
+  }
+  return checkEptp(cpu, i32[base + W.EPTP]!, i32[base + W.EPTP + 1]!, caps.eptCap);
+}
+
+/** The EPTP as VM entry (and INVEPT) wants it. */
+export function checkEptp(cpu: Cpu, lo: number, hi: number, eptCap: number): Broken {
+  const type = lo & VMX_EPTP.MT_MASK;
+  const typeBit =
+    type === VMX_EPTP.MT_WB ? VMX_EPT_CAP.WB_BIT : type === VMX_EPTP.MT_UC ? VMX_EPT_CAP.UC_BIT : 0;
+  if ((eptCap & typeBit) === 0) return 'EPTP: memory type';
+  const pwl = lo & VMX_EPTP.PWL_MASK;
+  const pwlBit =
+    pwl === VMX_EPTP.PWL_4
+      ? VMX_EPT_CAP.PAGE_WALK_4_BIT
+      : pwl === VMX_EPTP.PWL_5
+        ? VMX_EPT_CAP.PAGE_WALK_5_BIT
+        : 0;
+  if ((eptCap & pwlBit) === 0) return 'EPTP: page-walk length';
+  if ((lo & VMX_EPTP.AD_ENABLE_BIT) !== 0 && (eptCap & VMX_EPT_CAP.AD_BIT) === 0)
+    return 'EPTP: accessed and dirty flags';
+  if (!isPhysAddr(cpu, lo, hi, VMX_EPTP.SSS_BIT | VMX_EPTP.RESERVED)) return 'EPTP: reserved bits';
+  return null;
+}
+
+/** 16-byte aligned, first and last byte within the physical-address width. Nothing to check if the count is 0. */
+function msrAreaOk(cpu: Cpu, countWord: number, addrWord: number): boolean {
+  const { base, caps } = cpu.vmx;
+  const { i32 } = cpu.mem;
+  const count = i32[base + countWord]! >>> 0;
+  if (count === 0) return true;
+  const lo = i32[base + addrWord]!;
+  const hi = i32[base + addrWord + 1]!;
+  if (!isPhysAddr(cpu, lo, hi, 0xf)) return false;
+  const last = hi * 0x1_0000_0000 + (lo >>> 0) + count * 16 - 1;
+  return last < 2 ** caps.maxPhyAddr;
+}
+
+function checkExitControls(cpu: Cpu): Broken {
+  const { caps, base } = cpu.vmx;
+  const { i32 } = cpu.mem;
+  const exit = i32[base + W.EXIT_CONTROLS]!;
+  if (!controlsAllowed(exit, caps.exit)) return 'VM-exit controls: reserved bits';
+  const timer = (i32[base + W.PIN]! & PIN_BASED.VMX_PREEMPTION_TIMER) !== 0;
+  if (!timer && (exit & VM_EXIT.SAVE_VMX_PREEMPTION_TIMER) !== 0)
+    return 'saving the preemption timer needs its activation';
+  if (!msrAreaOk(cpu, W.EXIT_MSR_STORE_COUNT, W.EXIT_MSR_STORE_ADDR)) return 'VM-exit MSR-store address';
+  return msrAreaOk(cpu, W.EXIT_MSR_LOAD_COUNT, W.EXIT_MSR_LOAD_ADDR) ? null : 'VM-exit MSR-load address';
+}
+
+function checkEntryControls(cpu: Cpu): Broken {
+  const { caps, base } = cpu.vmx;
+  if (!controlsAllowed(cpu.mem.i32[base + W.ENTRY_CONTROLS]!, caps.entry))
+    return 'VM-entry controls: reserved bits';
+  return msrAreaOk(cpu, W.ENTRY_MSR_LOAD_COUNT, W.ENTRY_MSR_LOAD_ADDR) ? null : 'VM-entry MSR-load address';
+}
+
+/** The TPR threshold against the virtual-APIC page: memory that anybody may change, so checked at each entry. */
+export function checkTprThreshold(cpu: Cpu): Broken {
+  const { base } = cpu.vmx;
+  const { i32, u8 } = cpu.mem;
+  if ((i32[base + W.CPU_BASED]! & CPU_BASED.TPR_SHADOW) === 0) return null;
+  const vtpr = u8[i32[base + W.VIRTUAL_APIC]! + 0x80] ?? 0xff;
+  return (i32[base + W.TPR_THRESHOLD]! & 0xf) > vtpr >>> 4 ? 'TPR threshold above VTPR' : null;
+}
+
+/** VM-entry interruption information and what goes with it; the caller knows that the valid bit is 1. */
+export function checkInjection(cpu: Cpu): Broken {
+  const { base, caps } = cpu.vmx;
+  const { i32 } = cpu.mem;
+  const info = i32[base + W.ENTRY_INTR_INFO]!;
+  const type = info & INTR_INFO.TYPE_MASK;
+  const vector = info & INTR_INFO.VECTOR_MASK;
+  if (!typeAndVectorOk(type, vector)) return 'VM-entry interruption information: type and vector';
+  if ((info & INTR_INFO.RESVD_BITS_MASK) !== 0) return 'VM-entry interruption information: reserved bits';
+  const deliver = (info & INTR_INFO.DELIVER_CODE_MASK) !== 0;
+  if (deliver !== deliversErrorCode(cpu, type, vector))
+    return 'VM-entry interruption information: deliver error code';
+  if (deliver && i32[base + W.ENTRY_ERROR_CODE]! >>> 16 !== 0)
+    return 'VM-entry exception error code: bits 31:16';
+  if (type < INTR_TYPE.SOFT_INTR || type === INTR_TYPE.OTHER_EVENT) return null;
+  const length = i32[base + W.ENTRY_INSN_LEN]! >>> 0;
+  const min = (caps.misc & VMX_MISC.ZERO_LEN_INS) !== 0 ? 0 : 1;
+  return length < min || length > 15 ? 'VM-entry instruction length' : null;
+}
+
+function typeAndVectorOk(type: number, vector: number): boolean {
+  switch (type) {
+    case INTR_TYPE.RESERVED:
+      return false;
+    case INTR_TYPE.NMI_INTR:
+      return vector === VECTOR.NMI;
+    case INTR_TYPE.HARD_EXCEPTION:
+      return vector < 32;
+    case INTR_TYPE.OTHER_EVENT:
+      return vector === 0;
+    default:
+      return true;
+  }
+}
+
+function deliversErrorCode(cpu: Cpu, type: number, vector: number): boolean {
+  const realMode =
+    (secondaryControls(cpu) & SECONDARY_EXEC.UNRESTRICTED_GUEST) !== 0 &&
+    (cpu.mem.i32[cpu.vmx.base + W.GUEST_CR0]! & CR0.PE) === 0;
+  return !realMode && type === INTR_TYPE.HARD_EXCEPTION && hasErrorCode(vector) && vector !== VECTOR.CP;
+}

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/** VM exit's loading of host state. SDM, "Loading Host State". The host is always in 64-bit mode. */
+import { MSR } from '../../../lib/x86/msr.ts';
+import { DR7, EFER, RFLAGS } from '../../../lib/x86/registers.ts';
+import { PIN_BASED, VM_EXIT } from '../../../lib/x86/vmx/controls.ts';
+import type { Cpu } from '../cpu/cpu.ts';
+import { setRflags } from '../cpu/flags.ts';
+import { ACTIVITY, BLOCKING, S, SEG_WORDS } from '../cpu/state.ts';
+import { mmuContextChanged } from '../mmu/context.ts';
+import { vmxTransitionFlush } from '../mmu/invalidate.ts';
+import { CR0_UNCHANGED, loadSysenter, setMsr } from './load_guest.ts';
+import { VMCS_HOST_SEGS } from './vmcs_layout.ts';
+import * as W from './words.ts';
+
+const RSP = S.GPR + 2 * 4;
+const DR7_WORD = S.DR + 2 * 7;
+
+/** All but the MSR-load area. Leaves VMX non-root operation's translations; drops VPID 0's if the guest had no VPID. */
+export function loadHostState(cpu: Cpu): void {
+  loadRegisters(cpu);
+  loadTables(cpu);
+  loadMsrs(cpu);
+  loadInterruptibility(cpu);
+  const { mmu } = cpu;
+  const tagged = mmu.vpid !== 0;
+  mmu.eptp = 0;
+  mmu.eptAd = 0;
+  mmu.vpid = 0;
+  mmuContextChanged(cpu);
+  if (!tagged) vmxTransitionFlush(cpu);
+}
+
+function loadRegisters(cpu: Cpu): void {
+  const {
+    s,
+    sys,
+    mem: { i32 },
+    vmx: { base },
+  } = cpu;
+  s[S.CR0] = (s[S.CR0]! & CR0_UNCHANGED) | (i32[base + W.HOST_CR0]! & ~CR0_UNCHANGED);
+  s[S.CR3] = i32[base + W.HOST_CR3]!;
+  s[S.CR3 + 1] = i32[base + W.HOST_CR3 + 1]!;
+  s[S.CR4] = i32[base + W.HOST_CR4]!;
+  s[S.RIP] = i32[base + W.HOST_RIP]!;
+  s[S.RIP + 1] = i32[base + W.HOST_RIP + 1]!;
+  s[RSP] = i32[base + W.HOST_RSP]!;
+  s[RSP + 1] = i32[base + W.HOST_RSP + 1]!;
+  setRflags(cpu, RFLAGS.FIXED);
+  s[DR7_WORD] = DR7.FIXED_1;
+  s[DR7_WORD + 1] = 0;
+  s[S.ACTIVITY] = ACTIVITY.ACTIVE;
+  s[S.CPL] = 0;
+  sys.pendingDebug = 0;
+}
+
+function loadTables(cpu: Cpu): void {
+  const {
+    s,
+    mem: { i32 },
+    vmx: { base },
+  } = cpu;
+  i32.copyWithin((s.byteOffset >>> 2) + S.SEG, base + VMCS_HOST_SEGS, base + VMCS_HOST_SEGS + 8 * SEG_WORDS);
+  s[S.GDTR_BASE] = i32[base + W.HOST_GDTR_BASE]!;
+  s[S.GDTR_BASE + 1] = i32[base + W.HOST_GDTR_BASE + 1]!;
+  s[S.GDTR_LIMIT] = 0xffff;
+  s[S.IDTR_BASE] = i32[base + W.HOST_IDTR_BASE]!;
+  s[S.IDTR_BASE + 1] = i32[base + W.HOST_IDTR_BASE + 1]!;
+  s[S.IDTR_LIMIT] = 0xffff;
+}
+
+function loadMsrs(cpu: Cpu): void {
+  const {
+    s,
+    sys,
+    mem: { i32 },
+    vmx: { base },
+  } = cpu;
+  const exit = i32[base + W.EXIT_CONTROLS]!;
+  setMsr(cpu, MSR.IA32_DEBUGCTL, 0, 0);
+  loadSysenter(
+    sys.syscall,
+    i32,
+    base + W.HOST_SYSENTER_CS,
+    base + W.HOST_SYSENTER_ESP,
+    base + W.HOST_SYSENTER_EIP,
+  );
+  if ((exit & VM_EXIT.LOAD_IA32_EFER) !== 0) s[S.EFER] = i32[base + W.HOST_EFER]!;
+  else s[S.EFER] = s[S.EFER]! | EFER.LMA | EFER.LME;
+  if ((exit & VM_EXIT.LOAD_IA32_PAT) !== 0)
+    setMsr(cpu, MSR.IA32_CR_PAT, i32[base + W.HOST_PAT]!, i32[base + W.HOST_PAT + 1]!);
+}
+
+/** Blocking by STI and MOV SS ends; blocking of virtual NMIs was the guest's, and the processor's NMIs are not blocked. */
+function loadInterruptibility(cpu: Cpu): void {
+  const virtual = (cpu.vmx.pin & PIN_BASED.VIRTUAL_NMIS) !== 0;
+  cpu.s[S.BLOCKING] = virtual ? 0 : cpu.s[S.BLOCKING]! & BLOCKING.NMI;
+}

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/**
+ * VM exits at instruction boundaries. SDM, "Other Causes of VM Exits", "Monitor Trap Flag", "VMX-Preemption Timer" and
+ * "Priority Among Concurrent Events"; INIT, MTF and TPR come before debug traps, the timer and windows after.
+ */
+import { VECTOR } from '../../../lib/x86/exceptions.ts';
+import { RFLAGS } from '../../../lib/x86/registers.ts';
+import { CPU_BASED, PIN_BASED, VM_EXIT } from '../../../lib/x86/vmx/controls.ts';
+import { EXIT_REASON } from '../../../lib/x86/vmx/exit_reasons.ts';
+import { INTR_TYPE } from '../../../lib/x86/vmx/intr_info.ts';
+import type { Cpu } from '../cpu/cpu.ts';
+import { ACTIVITY, BLOCKING, RUN, S } from '../cpu/state.ts';
+import { vmxEventExit, vmxExit } from './exit.ts';
+import { VMX_PENDING } from './vmx_unit.ts';
+import * as W from './words.ts';
+
+/**
+ * In non-root operation at an instruction boundary, before events are delivered. True: a VM exit has been done. What is
+ * pending and does not exit is left to be delivered.
+ */
+export function vmxPendingWork(cpu: Cpu): boolean {
+  if (!cpu.vmx.nonRoot) return false;
+  return trapLikeExit(cpu) || (!debugTrapDue(cpu) && (timerExit(cpu) || nmiExit(cpu) || interruptExit(cpu)));
+}
+
+/** Cycle at which the guest must be stopped to look: the preemption timer, or one instruction with the trap flag. */
+export function vmxNextDeadline(cpu: Cpu): number {
+  return Math.min(cpu.vmx.timerDeadline, cpu.vmx.mtfAfter + 1);
+}
+
+function trapLikeExit(cpu: Cpu): boolean {
+  const { vmx, sys } = cpu;
+  if (sys.initPending !== 0) {
+    sys.initPending = 0;
+    return vmxExit(cpu, EXIT_REASON.INIT_SIGNAL) === RUN.VMEXIT;
+  }
+  if ((vmx.pending & VMX_PENDING.MTF) !== 0 || cpu.clock[0]! > vmx.mtfAfter) {
+    return vmxExit(cpu, EXIT_REASON.MONITOR_TRAP_FLAG) === RUN.VMEXIT;
+  }
+  return (
+    (vmx.pending & VMX_PENDING.TPR) !== 0 && vmxExit(cpu, EXIT_REASON.TPR_BELOW_THRESHOLD) === RUN.VMEXIT
+  );
+}
+
+/** Debug traps go first; MOV SS holds them back. */
+function debugTrapDue(cpu: Cpu): boolean {
+  return (
+    cpu.sys.pendingDebug !== 0 &&
+    (cpu.s[S.BLOCKING]! & BLOCKING.MOV_SS) === 0 &&
+    cpu.s[S.ACTIVITY] === ACTIVITY.ACTIVE
+  );
+}
+
+function timerExit(cpu: Cpu): boolean {
+  if (cpu.clock[0]! < cpu.vmx.timerDeadline || cpu.s[S.ACTIVITY] === ACTIVITY.WAIT_SIPI) return false;
+  return vmxExit(cpu, EXIT_REASON.PREEMPTION_TIMER) === RUN.VMEXIT;
+}
+
+function nmiExit(cpu: Cpu): boolean {
+  const { vmx, sys, s } = cpu;
+  const blocking = s[S.BLOCKING]!;
+  if ((blocking & BLOCKING.MOV_SS) !== 0 || s[S.ACTIVITY] === ACTIVITY.WAIT_SIPI) return false;
+  if ((vmx.cpuBased & CPU_BASED.NMI_WINDOW_EXITING) !== 0 && (blocking & BLOCKING.NMI) === 0) {
+    return vmxExit(cpu, EXIT_REASON.NMI_WINDOW) === RUN.VMEXIT;
+  }
+  if (sys.nmiPending === 0 || (vmx.pin & PIN_BASED.NMI_EXITING) === 0) return false;
+  // Blocking of virtual NMIs does not block the processor's.
+  if ((vmx.pin & PIN_BASED.VIRTUAL_NMIS) === 0 && (blocking & BLOCKING.NMI) !== 0) return false;
+  sys.nmiPending = 0;
+  return vmxEventExit(cpu, EXIT_REASON.EXCEPTION_NMI, INTR_TYPE.NMI_INTR | VECTOR.NMI, 0) === RUN.VMEXIT;
+}
+
+function interruptExit(cpu: Cpu): boolean {
+  const { vmx, s, apic } = cpu;
+  if (s[S.ACTIVITY]! > ACTIVITY.HLT) return false;
+  const blocked =
+    (s[S.RFLAGS_SYS]! & RFLAGS.IF) === 0 || (s[S.BLOCKING]! & (BLOCKING.STI | BLOCKING.MOV_SS)) !== 0;
+  if (!blocked && (vmx.cpuBased & CPU_BASED.INTR_WINDOW_EXITING) !== 0) {
+    return vmxExit(cpu, EXIT_REASON.INTERRUPT_WINDOW) === RUN.VMEXIT;
+  }
+  // RFLAGS.IF does not matter to an interrupt that exits.
+  if ((vmx.pin & PIN_BASED.EXT_INTR_MASK) === 0 || apic.highestDeliverable() < 0) return false;
+  if ((cpu.mem.i32[vmx.base + W.EXIT_CONTROLS]! & VM_EXIT.ACK_INTR_ON_EXIT) === 0) {
+    return vmxExit(cpu, EXIT_REASON.EXTERNAL_INTERRUPT) === RUN.VMEXIT;
+  }
+  return (
+    vmxEventExit(cpu, EXIT_REASON.EXTERNAL_INTERRUPT, INTR_TYPE.EXT_INTR | apic.acknowledge(), 0) ===
+    RUN.VMEXIT
+  );
+}

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/**
+ * VMREAD and VMWRITE. SDM, "VMREAD — Read Field from Virtual-Machine Control Structure" and "VMWRITE". `vmreadField` and
+ * `vmwriteField` are the instructions with all their outcomes; the typed accessors are for L0's TypeScript, where a
+ * failure is L0's bug.
+ */
+import {
+  VMCS_WIDTH,
+  VMCS_ACCESS_HIGH,
+  VMCS_TYPE,
+  vmcsFieldType,
+  vmcsFieldWidth,
+} from '../../../lib/x86/vmx/field.ts';
+import { VMXERR } from '../../../lib/x86/vmx/insn_errors.ts';
+import { hex } from '../../../lib/x86/bits.ts';
+import { VMX_MISC } from '../../../lib/x86/vmx/capability_msrs.ts';
+import { spend } from '../cost/ledger.ts';
+import { COST } from '../cost/points.ts';
+import type { Cpu } from '../cpu/cpu.ts';
+import { SanitizerError } from '../errors.ts';
+import { VMCS_WORD, vmcsDirties, vmcsEpochWord } from './vmcs_layout.ts';
+import { vmFail } from './vmx_result.ts';
+import { VMX_RESULT } from './vmx_unit.ts';
+
+const TWO_32 = 0x1_0000_0000;
+/** Names of L0's accessors, for messages. */
+type Access = 'VMREAD' | 'VMWRITE';
+
+/** The field without its access-type bit, or -1 if the processor has no such component. */
+function component(cpu: Cpu, field: number): number {
+  const full = field & ~VMCS_ACCESS_HIGH;
+  if ((field & VMCS_ACCESS_HIGH) !== 0 && vmcsFieldWidth(field) !== VMCS_WIDTH.U64) return -1;
+  return (cpu.vmx.caps.fieldWord[full] ?? -1) === -1 ? -1 : full;
+}
+
+/** VMREAD of an encoding into out[0] (low), out[1] (high). Spends; RESULT as the instruction has it. */
+export function vmreadField(cpu: Cpu, field: number, out: Int32Array): number {
+  spend(cpu, COST.VMREAD);
+  if (cpu.vmx.currentVmcs === -1) return VMX_RESULT.FAIL_INVALID;
+  const full = component(cpu, field);
+  if (full === -1) return vmFail(cpu, VMXERR.UNSUPPORTED_VMCS_COMPONENT);
+  const at = cpu.vmx.base + cpu.vmx.caps.fieldWord[full]!;
+  const wide = (vmcsFieldWidth(full) & 1) === 1;
+  const { i32 } = cpu.mem;
+  if ((field & VMCS_ACCESS_HIGH) !== 0) {
+    out[0] = i32[at + 1]!;
+    out[1] = 0;
+  } else {
+    out[0] = i32[at]!;
+    out[1] = wide ? i32[at + 1]! : 0;
+  }
+  return VMX_RESULT.SUCCEED;
+}
+
+/** VMWRITE of a value to an encoding. Spends; RESULT as the instruction has it. */
+export function vmwriteField(cpu: Cpu, field: number, lo: number, hi: number): number {
+  spend(cpu, COST.VMWRITE);
+  if (cpu.vmx.currentVmcs === -1) return VMX_RESULT.FAIL_INVALID;
+  const full = component(cpu, field);
+  if (full === -1) return vmFail(cpu, VMXERR.UNSUPPORTED_VMCS_COMPONENT);
+  if (
+    vmcsFieldType(full) === VMCS_TYPE.INFO &&
+    (cpu.vmx.caps.misc & VMX_MISC.VMWRITE_SHADOW_RO_FIELDS) === 0
+  ) {
+    return vmFail(cpu, VMXERR.VMWRITE_READ_ONLY_VMCS_COMPONENT);
+  }
+  store(cpu, field, full, lo, hi);
+  return VMX_RESULT.SUCCEED;
+}
+
+function store(cpu: Cpu, field: number, full: number, lo: number, hi: number): void {
+  const { i32 } = cpu.mem;
+  const { base } = cpu.vmx;
+  const at = base + cpu.vmx.caps.fieldWord[full]!;
+  const width = vmcsFieldWidth(full);
+  if (field !== full) i32[at + 1] = lo;
+  else if (width === VMCS_WIDTH.U16) i32[at] = lo & 0xffff;
+  else {
+    i32[at] = lo;
+    if ((width & 1) === 1) i32[at + 1] = hi;
+  }
+  i32[base + VMCS_WORD.STATE] = i32[base + VMCS_WORD.STATE]! & ~vmcsDirties(full);
+  const epochWord = vmcsEpochWord(full);
+  if (epochWord !== -1) i32[base + epochWord] = epochOf(cpu, i32[at]!, i32[at + 1]!);
+}
+
+/** Epoch of the frame that a physical address lies in; -1 outside of memory. */
+function epochOf(cpu: Cpu, lo: number, hi: number): number {
+  return hi === 0 ? (cpu.frames.epoch[lo >>> 12] ?? -1) : -1;
+}
+
+function checkAccess(cpu: Cpu, field: number, access: Access): number {
+  if (cpu.vmx.currentVmcs === -1) {
+    throw new SanitizerError(`CPU ${cpu.id}: ${access} of field ${hex(field)} without a current VMCS`);
+  }
+  const full = component(cpu, field);
+  if (full === -1)
+    throw new SanitizerError(`CPU ${cpu.id}: ${access} of field ${hex(field)}, which the processor lacks`);
+  return cpu.vmx.base + cpu.vmx.caps.fieldWord[full]! + (field & VMCS_ACCESS_HIGH);
+}
+
+/** Bits 31:0 of a field, unsigned. */
+export function vmread32(cpu: Cpu, field: number): number {
+  spend(cpu, COST.VMREAD);
+  return cpu.mem.i32[checkAccess(cpu, field, 'VMREAD')]! >>> 0;
+}
+
+/** Bits 63:32 of a 64-bit or natural-width field, unsigned; no time passes: use after vmread32 of the same field. */
+export function vmreadHigh(cpu: Cpu, field: number): number {
+  const at = checkAccess(cpu, field, 'VMREAD');
+  return (vmcsFieldWidth(field) & 1) === 1 ? cpu.mem.i32[at + 1]! >>> 0 : 0;
+}
+
+/** A field whose value is below 2^53: addresses, counts. */
+export function vmreadNum(cpu: Cpu, field: number): number {
+  const lo = vmread32(cpu, field);
+  const hi = vmreadHigh(cpu, field);
+  if (hi >= 0x20_0000) throw new SanitizerError(`field ${hex(field)} does not fit a number`);
+  return hi * TWO_32 + lo;
+}
+
+/** All 64 bits of a field. */
+export function vmread64(cpu: Cpu, field: number): bigint {
+  const lo = vmread32(cpu, field);
+  return (BigInt(vmreadHigh(cpu, field)) << 32n) | BigInt(lo);
+}
+
+/** Write lo and hi; hi is ignored by 16- and 32-bit fields. */
+export function vmwritePair(cpu: Cpu, field: number, lo: number, hi: number): void {
+  checkAccess(cpu, field, 'VMWRITE');
+  if (vmwriteField(cpu, field, lo, hi) !== VMX_RESULT.SUCCEED) {
+    throw new SanitizerError(`CPU ${cpu.id}: VMWRITE of field ${hex(field)} failed`);
+  }
+}
+
+/** Write a 16- or 32-bit field, or a wider one whose bits 63:32 become 0. */
+export function vmwrite32(cpu: Cpu, field: number, value: number): void {
+  vmwritePair(cpu, field, value | 0, 0);
+}
+
+/** Write a non-negative number below 2^53. */
+export function vmwriteNum(cpu: Cpu, field: number, value: number): void {
+  vmwritePair(cpu, field, value | 0, Math.floor(value / TWO_32) | 0);
+}
+
+/** Write 64 bits. */
+export function vmwrite64(cpu: Cpu, field: number, value: bigint): void {
+  vmwritePair(cpu, field, Number(BigInt.asIntN(32, value)), Number(BigInt.asIntN(32, value >> 32n)));
+}
