@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/**
+ * The x86 parts of struct kvm and struct kvm_vcpu, struct kvm_mmu and the table that reaches VMX and SVM. Mirrors
+ * arch/x86/include/asm/kvm_host.h, 6.12; leaves out PMU, PV features, SMM, async page faults and Hyper-V.
+ * Nothing in common code asks which vendor it is: it calls `kvm.module.ops`.
+ */
+import type { Gfn, Hpa } from '../../lib/x86/addr.ts';
+import type { KvmCpuidEntry2, KvmMsrEntry } from '../../lib/uapi/cpuid_msr.ts';
+import type { KvmDtable, KvmSegment } from '../../lib/uapi/regs.ts';
+import { KVM_MP_STATE } from '../../lib/uapi/vcpu_state.ts';
+import type { Cpu } from '../machine/cpu/cpu.ts';
+import type { Steps } from '../host/steps.ts';
+import type { Kvm, Vcpu } from './kvm_host.ts';
+import { KvmPageFault } from './mmu/page_fault.ts';
+
+/** A physical address of nothing (`INVALID_PAGE`). */
+export const INVALID_PAGE = -1 as Hpa;
+
+/** Words of `VcpuArch.regs` besides 2 * GPR number. */
+export const VCPU_REGS_RIP = 32;
+export const NR_VCPU_REG_WORDS = 34;
+
+export const KVM_MMU_NUM_PREV_ROOTS = 3;
+/** Bits of the roots for kvm_mmu_free_roots(). */
+export const KVM_MMU_ROOT_CURRENT = 0x1;
+export const KVM_MMU_ROOTS_ALL = 0xf;
+
+/** A root, current or previous. `pgd`: what it was made for (guest CR3 or EPTP; 0 for direct roots). */
+export interface KvmMmuRootInfo {
+  pgd: number;
+  hpa: Hpa;
+}
+
+/** Properties of a table page; equal roles may share pages. union kvm_mmu_page_role. */
+export interface KvmMmuPageRole {
+  level: number;
+  /** 1: translates gfn to pfn with no guest table behind it. */
+  direct: number;
+  /** Address space: 1 while in SMM. */
+  smm: number;
+  adDisabled: number;
+  guestMode: number;
+}
+
+/** struct kvm_mmu: one paging context of a vCPU. */
+export class KvmMmu {
+  readonly root: KvmMmuRootInfo = { pgd: 0, hpa: INVALID_PAGE };
+  readonly prevRoots: KvmMmuRootInfo[] = [];
+  readonly rootRole: KvmMmuPageRole = { level: 0, direct: 1, smm: 0, adDisabled: 0, guestMode: 0 };
+  /** Guest paging: CR0, CR4, EFER bits that kvm_calc_cpu_role() looks at; a change means re-initialisation. */
+  cpuRole = 0;
+  /** Levels of the guest's own tables: 0 without paging. */
+  guestLevel = 0;
+
+  constructor() {
+    for (let i = 0; i < KVM_MMU_NUM_PREV_ROOTS; i++) this.prevRoots.push({ pgd: 0, hpa: INVALID_PAGE });
+  }
+}
+
+/** An exception that waits for injection. struct kvm_queued_exception. */
+export interface KvmQueuedException {
+  pending: boolean;
+  injected: boolean;
+  hasErrorCode: boolean;
+  vector: number;
+  errorCode: number;
+  hasPayload: boolean;
+  payloadLo: number;
+  payloadHi: number;
+}
+
+const queuedException = (): KvmQueuedException => ({
+  pending: false,
+  injected: false,
+  hasErrorCode: false,
+  vector: 0,
+  errorCode: 0,
+  hasPayload: false,
+  payloadLo: 0,
+  payloadHi: 0,
+});
+
+/** Continues an instruction after userspace did its part: the result is that of an exit handler. */
+export type CompleteUserspaceIo = (vcpu: Vcpu) => MaybeSteps<number>;
+
+/** struct kvm_vcpu_arch. 64-bit registers are lo/hi words; CR0, CR4, EFER have no bits above 31. */
+export class VcpuArch {
+  /** 16 GPRs by encoding and RIP (VCPU_REGS_RIP), two words each. */
+  readonly regs = new Int32Array(NR_VCPU_REG_WORDS);
+  /** Bitmaps of cached and changed registers (enum kvm_reg); the vendor's business. */
+  regsAvail = 0;
+  regsDirty = 0;
+  cr0 = 0;
+  cr0GuestOwnedBits = 0;
+  cr2Lo = 0;
+  cr2Hi = 0;
+  /** Exact as a number: at most 52 bits. */
+  cr3 = 0;
+  cr4 = 0;
+  cr4GuestOwnedBits = 0;
+  cr8 = 0;
+  efer = 0;
+  xcr0 = 1;
+  pkru = 0;
+  hflags = 0;
+  apicBase = 0;
+  mpState: number = KVM_MP_STATE.RUNNABLE;
+  sipiVector = 0;
+  /** struct kvm_lapic, or null without an in-kernel APIC. */
+  apic: object | null = null;
+  /** The vendor's part: struct vcpu_vmx or vcpu_svm. */
+  vendor: object | null = null;
+
+  readonly exception = queuedException();
+  readonly exceptionVmexit = queuedException();
+  exceptionFromUserspace = false;
+  readonly interrupt = { injected: false, soft: false, nr: 0 };
+  nmiQueued = 0;
+  nmiPending = 0;
+  nmiInjected = false;
+
+  cpuidEntries: KvmCpuidEntry2[] = [];
+  maxphyaddr = 36;
+
+  readonly db = new Int32Array(8);
+  dr6 = 0xffff_0ff0 | 0;
+  dr7 = 0x400;
+  guestDebug = 0;
+
+  /** Cached MMIO access: generation, gfn and permissions of the last gfn that turned out to be MMIO. */
+  mmioGen = -1;
+  mmioGfn = -1 as Gfn;
+  mmioGva = 0;
+  mmioAccess = 0;
+
+  completeUserspaceIo: CompleteUserspaceIo | null = null;
+  readonly pio = { in: 0, port: 0, size: 0, count: 0 };
+
+  l1TscOffset = 0n;
+  tscDeadline = 0n;
+  iaTscAdjust = 0n;
+  pat = 0x0007_0406_0007_0406n;
+  miscEnable = 0n;
+  atInstructionBoundary = false;
+  lastVmentryCpu = -1;
+
+  /** The page fault being handled. */
+  readonly pageFault = new KvmPageFault();
+  /** L1's tables, by EPT or NPT. */
+  readonly rootMmu = new KvmMmu();
+  /** L2's tables while L1 runs L2 with its own EPT or NPT. */
+  readonly guestMmu = new KvmMmu();
+  /** Walks of L2's own page tables. */
+  readonly nestedMmu = new KvmMmu();
+  /** What the vCPU runs on now. */
+  mmu: KvmMmu = this.rootMmu;
+  /** What translates linear addresses for the emulator. */
+  walkMmu: KvmMmu = this.rootMmu;
+}
+
+/** A table page that is a root. struct kvm_mmu_page, as far as TDP roots need it. */
+export interface TdpMmuRoot {
+  readonly hpa: Hpa;
+  readonly role: Readonly<KvmMmuPageRole>;
+  /** vCPUs that use it, plus 1 while it is valid. */
+  refcount: number;
+  invalid: boolean;
+  /** invalidated by zap-all and still to be zapped by that caller. */
+  scheduledZap: boolean;
+}
+
+/** struct kvm_arch. */
+export class KvmArch {
+  /** KVM_X86_QUIRK.* that userspace disabled. */
+  disabledQuirks = 0;
+  /** All TDP roots, invalid ones too until they are gone. */
+  readonly tdpMmuRoots: TdpMmuRoot[] = [];
+  /** Table pages in use. */
+  tdpMmuPages = 0;
+  /** Toggled by kvm_mmu_zap_all_fast(). */
+  mmuValidGen = 0;
+  apicAccessMemslotEnabled = false;
+  irqchipInKernel = false;
+  bspVcpuId = 0;
+  /** KVM_MSR_EXIT_REASON.* */
+  userSpaceMsrMask = 0;
+  exceptionPayloadEnabled = false;
+  tripleFaultEvent = false;
+  disabledExits = 0;
+  exitOnEmulationError = false;
+  maxVcpuIds = 0;
+  /** The vendor's part: struct kvm_vmx or kvm_svm. */
+  vendor: object | null = null;
+}
+
+/**
+ * A value now, or steps to it. Lets a handler be a plain function in the common case:
+ * `const r = f(); return typeof r === 'number' ? r : yield* r;`.
+ */
+export type MaybeSteps<T> = T | Steps<T>;
+
+/** enum exit_fastpath_completion. */
+export const EXIT_FASTPATH = { NONE: 0, REENTER_GUEST: 1, EXIT_HANDLED: 2, EXIT_USERSPACE: 3 } as const;
+
+/** What a vendor module provides. struct kvm_x86_ops; numbers below zero are negated errnos. */
+export interface KvmX86Ops {
+  /** Module name: kvm_intel, kvm_amd. */
+  readonly name: string;
+
+  /** VMXON or EFER.SVME on one pCPU. */
+  hardwareEnable(cpu: Cpu): number;
+  hardwareDisable(cpu: Cpu): void;
+
+  vmInit(kvm: Kvm): number;
+  vmDestroy(kvm: Kvm): void;
+  vcpuCreate(vcpu: Vcpu): number;
+  vcpuFree(vcpu: Vcpu): void;
+  /** RESET or INIT. */
+  vcpuReset(vcpu: Vcpu, event: 'reset' | 'init'): void;
+  vcpuLoad(vcpu: Vcpu, cpu: Cpu): void;
+  vcpuPut(vcpu: Vcpu): void;
+  vcpuAfterSetCpuid(vcpu: Vcpu): void;
+  prepareSwitchToGuest(vcpu: Vcpu): void;
+
+  getMsr(vcpu: Vcpu, msr: KvmMsrEntry, by: 'guest' | 'host'): number;
+  setMsr(vcpu: Vcpu, msr: KvmMsrEntry, by: 'guest' | 'host'): number;
+  getMsrFeature(msr: KvmMsrEntry): number;
+
+  getSegment(vcpu: Vcpu, seg: number, out: KvmSegment): void;
+  setSegment(vcpu: Vcpu, seg: number, from: KvmSegment): void;
+  getCpl(vcpu: Vcpu): number;
+  isValidCr0(vcpu: Vcpu, cr0: number): boolean;
+  setCr0(vcpu: Vcpu, cr0: number): void;
+  isValidCr4(vcpu: Vcpu, cr4: number): boolean;
+  setCr4(vcpu: Vcpu, cr4: number): void;
+  setEfer(vcpu: Vcpu, efer: number): number;
+  getIdt(vcpu: Vcpu): KvmDtable;
+  setIdt(vcpu: Vcpu, dt: KvmDtable): void;
+  getGdt(vcpu: Vcpu): KvmDtable;
+  setGdt(vcpu: Vcpu, dt: KvmDtable): void;
+  setDr7(vcpu: Vcpu, value: number): void;
+  /** Fill the register cache for one enum kvm_reg. */
+  cacheReg(vcpu: Vcpu, reg: number): void;
+  getRflags(vcpu: Vcpu): number;
+  setRflags(vcpu: Vcpu, rflags: number): void;
+
+  /** All translations of the vCPU's tags, guest-physical ones too. */
+  flushTlbAll(vcpu: Vcpu): void;
+  /** Those of the current context (EPTP or ASID). */
+  flushTlbCurrent(vcpu: Vcpu): void;
+  /** Those that the guest could flush itself: no guest-physical ones. */
+  flushTlbGuest(vcpu: Vcpu): void;
+  flushTlbGva(vcpu: Vcpu, lo: number, hi: number): void;
+
+  vcpuPreRun(vcpu: Vcpu): number;
+  /** Enter the guest and run it up to a VM exit; yields when its slice ends. The result is EXIT_FASTPATH.*. */
+  vcpuRun(vcpu: Vcpu): Steps<number>;
+  /** 1: go on, 0: to userspace, below zero: errno. */
+  handleExit(vcpu: Vcpu, fastpath: number): MaybeSteps<number>;
+  handleExitIrqoff(vcpu: Vcpu): void;
+  skipEmulatedInstruction(vcpu: Vcpu): number;
+  getInterruptShadow(vcpu: Vcpu): number;
+  setInterruptShadow(vcpu: Vcpu, mask: number): void;
+
+  injectIrq(vcpu: Vcpu, reinjected: 'first' | 'again'): void;
+  injectNmi(vcpu: Vcpu): void;
+  injectException(vcpu: Vcpu): void;
+  cancelInjection(vcpu: Vcpu): void;
+  /** 1: yes, 0: no, below zero: a nested exit must come first. */
+  interruptAllowed(vcpu: Vcpu, what: 'query' | 'injection'): number;
+  nmiAllowed(vcpu: Vcpu, what: 'query' | 'injection'): number;
+  getNmiMask(vcpu: Vcpu): boolean;
+  setNmiMask(vcpu: Vcpu, masked: boolean): void;
+  enableNmiWindow(vcpu: Vcpu): void;
+  enableIrqWindow(vcpu: Vcpu): void;
+  updateExceptionBitmap(vcpu: Vcpu): void;
+  updateCr8Intercept(vcpu: Vcpu, tpr: number, irr: number): void;
+
+  /** Point the hardware at a new root. */
+  loadMmuPgd(vcpu: Vcpu, rootHpa: Hpa, rootLevel: number): void;
+  /** Memory type of a leaf in the TDP tables: bits of the entry's low word. */
+  getMtMask(vcpu: Vcpu, gfn: Gfn, isMmio: 'ram' | 'mmio'): number;
+  writeTscOffset(vcpu: Vcpu): void;
+  /** Entries of the CPU's dirty log (PML); 0: none. */
+  readonly cpuDirtyLogSize: number;
+  /** For traces. `reason`, the two exit informations, interruption information and error code go to `out`. */
+  getExitInfo(vcpu: Vcpu, out: KvmExitInfo): void;
+  setVirtualApicMode(vcpu: Vcpu): void;
+  readonly nestedOps: KvmX86NestedOps | null;
+}
+
+/** For kvm_exit traces. */
+export interface KvmExitInfo {
+  reason: number;
+  info1: number;
+  info2: number;
+  intrInfo: number;
+  errorCode: number;
+}
+
+/** struct kvm_x86_nested_ops, as far as the run loop of L1 needs it. */
+export interface KvmX86NestedOps {
+  leaveNested(vcpu: Vcpu): void;
+  checkEvents(vcpu: Vcpu): MaybeSteps<number>;
+  hasEvents(vcpu: Vcpu): boolean;
+  tripleFault(vcpu: Vcpu): void;
+  getNestedStatePages(vcpu: Vcpu): MaybeSteps<boolean>;
+}
+
+/** The kvm_arch_* functions that architecture-neutral code calls; x86.ts provides them. */
+export interface KvmArchOps {
+  vmInit(kvm: Kvm): number;
+  vmDestroy(kvm: Kvm): void;
+  vcpuPrecreate(kvm: Kvm, id: number): number;
+  vcpuCreate(vcpu: Vcpu): MaybeSteps<number>;
+  vcpuPostcreate(vcpu: Vcpu): void;
+  vcpuDestroy(vcpu: Vcpu): void;
+  vcpuLoad(vcpu: Vcpu, cpu: Cpu): void;
+  vcpuPut(vcpu: Vcpu): void;
+  /** KVM_RUN with vcpu->mutex held. */
+  vcpuIoctlRun(vcpu: Vcpu): Steps<number>;
+  /** kvm_arch_vcpu_runnable(): must kvm_vcpu_block() return? */
+  vcpuRunnable(vcpu: Vcpu): boolean;
+  /** Pending timer, for kvm_vcpu_check_block(). */
+  cpuHasPendingTimer(vcpu: Vcpu): boolean;
+  /** KVM_CHECK_EXTENSION for what common code does not know; `kvm` is null for /dev/kvm itself. */
+  vmIoctlCheckExtension(kvm: Kvm | null, cap: number): number;
+}
