@@ -4,19 +4,15 @@
  * "Priority Among Concurrent Events"; VMX events: "Other Causes of VM Exits". Leaves out SMM and machine checks.
  */
 import { VECTOR } from '../../../../lib/x86/exceptions.ts';
-import { DR6, EFER, RFLAGS } from '../../../../lib/x86/registers.ts';
-import { AR } from '../../../../lib/x86/segments.ts';
+import { DR6, RFLAGS } from '../../../../lib/x86/registers.ts';
 import { PIN_BASED } from '../../../../lib/x86/vmx/controls.ts';
 import { INTR_TYPE } from '../../../../lib/x86/vmx/intr_info.ts';
-import { COST } from '../../cost/points.ts';
-import { spend } from '../../cost/ledger.ts';
 import { UnimplementedError } from '../../errors.ts';
 import { vmxNextDeadline, vmxPendingWork } from '../../vmx/pending.ts';
 import type { Cpu } from '../cpu.ts';
-import { ACTIVITY, BLOCKING, RUN, S, SEGF, SEGN } from '../state.ts';
+import { ACTIVITY, BLOCKING, FAULT, RUN, S } from '../state.ts';
 import { tier0 } from '../tier0.ts';
 import { codeBreakpointHit } from './breakpoints.ts';
-import { segAt } from './descriptors.ts';
 import { deliverEvent, handleFault, raiseException } from './exceptions.ts';
 import { dispatchSystem } from './execute.ts';
 import { NEXT } from './fault.ts';
@@ -31,7 +27,6 @@ const SHADOW = BLOCKING.STI | BLOCKING.MOV_SS;
  */
 export function cpuRun(cpu: Cpu, deadline: number): number {
   const { s, clock, apic } = cpu;
-  checkMode(cpu);
   for (;;) {
     if (clock[0]! >= deadline) return RUN.DEADLINE;
     s[S.PENDING] = 0;
@@ -54,19 +49,11 @@ export function nextWakeup(cpu: Cpu): number {
   return Math.min(cpu.apic.timer.deadline, vmxNextDeadline(cpu));
 }
 
-function checkMode(cpu: Cpu): void {
-  const { s } = cpu;
-  if ((s[S.EFER]! & EFER.LMA) !== 0 && (s[segAt(SEGN.CS) + SEGF.AR]! & AR.L) !== 0) return;
-  if (s[S.ACTIVITY] !== ACTIVITY.ACTIVE) return;
-  throw new UnimplementedError(`CPU ${cpu.id}: only 64-bit mode is modelled`);
-}
-
 /** Instructions until something happens. */
 function stretch(cpu: Cpu, limit: number): number {
   const result = tier0(cpu, limit);
   if (result === RUN.DEADLINE) return NEXT;
   if (result === RUN.FAULT) return handleFault(cpu);
-  spend(cpu, COST.INSN);
   const outcome = dispatchSystem(cpu);
   if (outcome === RUN.FAULT) return handleFault(cpu);
   return outcome < 0 ? NEXT : outcome;
@@ -89,18 +76,22 @@ function singleStep(cpu: Cpu): number {
   }
   const trap = (s[S.RFLAGS_SYS]! & RFLAGS.TF) !== 0;
   const result = tier0(cpu, clock[0]! + 1);
-  if (result === RUN.FAULT) return handleFault(cpu);
-  if (result === RUN.DEADLINE) {
-    endShadow(cpu);
-    s[S.RFLAGS_SYS] = s[S.RFLAGS_SYS]! & ~RFLAGS.RF;
-  } else {
-    spend(cpu, COST.INSN);
+  if (result === RUN.SYS) {
     const outcome = dispatchSystem(cpu);
     if (outcome === RUN.FAULT) return handleFault(cpu);
     if (outcome !== NEXT) return outcome < 0 ? NEXT : outcome;
+  } else {
+    if (result === RUN.FAULT && !isTrap(cpu)) return handleFault(cpu);
+    endShadow(cpu);
+    s[S.RFLAGS_SYS] = s[S.RFLAGS_SYS]! & ~RFLAGS.RF;
   }
   if (trap) cpu.sys.pendingDebug |= DR6.BS;
   return NEXT;
+}
+
+/** Whether tier0() reports the single-step trap of an instruction that is complete. */
+function isTrap({ fault }: Cpu): boolean {
+  return fault.kind === FAULT.EXCEPTION && fault.vector === VECTOR.DB && (fault.qualification & DR6.BS) !== 0;
 }
 
 /**
