@@ -8,6 +8,3 @@ export const ERRNO = {
   EPERM: 1, ENOENT: 2, EINTR: 4, ENXIO: 6, E2BIG: 7, EAGAIN: 11, ENOMEM: 12, EACCES: 13, EFAULT: 14, EBUSY: 16, EEXIST: 17,
   EINVAL: 22, ENOSPC: 28,
 } as const;
-
-/** True for the negated errno that a kernel function returned in place of its result. */
-export const isErr = (value: number): boolean => value < 0;

@@ -6,8 +6,3 @@
 
 /** Code that can race or block, and its result. */
 export type Steps<T> = Generator<void, T, void>;
-
-/** Steps that are over before they begin: for callbacks that have nothing to do. */
-export function* done(): Steps<void> {
-  // Nothing to wait for.
-}

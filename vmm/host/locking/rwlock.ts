@@ -84,7 +84,8 @@ export class RwLock implements HeldLock {
     if (index < 0) {
       throw new BugError(`${context.describe()} read-unlocks ${this.name}, which is ${this.#story()}`);
     }
-    this.#readers.splice(index, 1);
+    if (index === this.#readers.length - 1) this.#readers.pop();
+    else this.#readers.splice(index, 1);
     this.#released(context);
   }
 

@@ -73,7 +73,8 @@ export class RwSem implements HeldLock {
     const index = this.#readers.lastIndexOf(context);
     if (index < 0)
       throw new BugError(`${context.describe()} read-unlocks ${this.name}, which is ${this.#story()}`);
-    this.#readers.splice(index, 1);
+    if (index === this.#readers.length - 1) this.#readers.pop();
+    else this.#readers.splice(index, 1);
     this.#sched.lockdep.release(context, this);
     if (this.#readers.length === 0) this.#waiters.wakeAll();
   }

@@ -43,7 +43,8 @@ export class Srcu {
         `${this.#sched.context.describe()} leaves srcu ${this.name} (index ${index}) without having entered`,
       );
     }
-    readers.splice(at, 1);
+    if (at === readers.length - 1) readers.pop();
+    else readers.splice(at, 1);
     if (readers.length === 0 && index !== this.#index) this.#waiters.wakeAll();
   }
 

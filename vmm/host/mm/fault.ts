@@ -5,8 +5,10 @@
  * DEVIATION: no zero page and no copy-on-write: a read fault on anonymous memory gets a page of its own.
  */
 import { PAGE_SIZE_2M, pfn as toPfn } from '../../../lib/x86/addr.ts';
+import { hex } from '../../../lib/x86/bits.ts';
 import { spend } from '../../machine/cost/ledger.ts';
 import { COST } from '../../machine/cost/points.ts';
+import { BugError } from '../../machine/errors.ts';
 import { ERRNO } from '../errno.ts';
 import type { MmStruct } from './mm_struct.ts';
 import { GFP } from './page_alloc.ts';
@@ -30,9 +32,9 @@ export function handleMmFault(mm: MmStruct, address: number, foll: number): numb
   if (vma === null || !accessAllowed(vma, foll)) return -ERRNO.EFAULT;
   const pte = mm.pageTable.get(address);
   if (pte & PTE.MIGRATION) return FAULT_RETRY;
+  if (pte !== 0) throw new BugError(`${mm.name}: the entry of ${hex(address)} contradicts its area`);
   spend(sched.cpu, COST.PAGE_FAULT);
   sched.counters.faults++;
-  if (pte !== 0) return unprotect(mm, vma, address, foll);
   const touched = PTE.ACCESSED | (foll & FOLL.WRITE ? PTE.DIRTY : 0);
   if (vma.file !== null) return fileFault(mm, vma, vma.file, address, touched);
   return anonymousFault(mm, vma, address, touched);
@@ -46,18 +48,6 @@ export function pteAccess(vma: Vma): number {
 
 function accessAllowed(vma: Vma, foll: number): boolean {
   return (vma.flags & (foll & FOLL.WRITE ? VM.WRITE : VM.READ)) !== 0;
-}
-
-/** The page is there, but the entry does not allow the access that the area allows: after a change of protection. */
-function unprotect(mm: MmStruct, vma: Vma, address: number, foll: number): number {
-  const table = mm.pageTable.tableAlloc(address);
-  const set = pteAccess(vma) | PTE.ACCESSED | (foll & FOLL.WRITE ? PTE.DIRTY : 0);
-  if (table.huge !== 0) table.huge = (table.huge & ~PTE.PROTNONE) | set;
-  else {
-    const index = pteIndex(address);
-    table.set(index, (table.entries[index]! & ~PTE.PROTNONE) | set);
-  }
-  return table.get(address);
 }
 
 function anonymousFault(mm: MmStruct, vma: Vma, address: number, touched: number): number {

@@ -269,6 +269,20 @@ describe('getting user pages', () => {
     expect(host.counters).toMatchObject({ gupFast: 0, gupSlow: 2 });
   });
 
+  it('says when a 2 MiB page is behind it, whose head has the references', () => {
+    const { host, mm, user } = setup({ ramBytes: 16 << 20 });
+    const at = drive(host, doMmap(mm, { length: 2 << 20 }));
+    drive(host, doMadvise(mm, at, 2 << 20, MADV.HUGEPAGE));
+    user.read8(at);
+    const frame = pfn(getUserPageFastOnly(mm, at + 3 * PAGE, FOLL.WRITE));
+    expect(frame % 512).toBe(3);
+    expect(mm.gup.order).toBe(9);
+    drive(host, doMadvise(mm, at, 2 << 20, MADV.DONTNEED));
+    expect(host.machine.frames.state[frame]).toBe(FRAME.ALLOCATED);
+    host.pages.putPage(frame);
+    expect(host.machine.frames.state[frame]).toBe(FRAME.FREE);
+  });
+
   it('waits for mmap_lock, or says that it would have to', () => {
     const { host, mm } = setup();
     const fresh = drive(host, doMmap(mm, { length: PAGE }));
@@ -443,6 +457,17 @@ describe('migration', () => {
     const empty = drive(host, doMmap(mm, { length: PAGE }));
     expect(drive(host, migratePage(mm, empty))).toBe(-ERRNO.ENOENT);
     expect(drive(host, migratePage(mm, 0x1000))).toBe(-ERRNO.ENOENT);
+  });
+
+  it('is ENOMEM without a free frame, and leaves the page where it is', () => {
+    const { host, mm, user } = setup({ unmanagedBytes: PAGE });
+    const at = drive(host, doMmap(mm, { length: 2 * PAGE, file: host.unmanagedFile('u', PAGE) }));
+    user.write8(at, 1);
+    expect(drive(host, migratePage(mm, at))).toBe(-ERRNO.ENOMEM);
+    const big = drive(host, doMmap(mm, { length: 8 << 20 }));
+    expect(() => user.fill(big, 8 << 20, 1)).toThrow('finds no memory');
+    expect(drive(host, migratePage(mm, big))).toBe(-ERRNO.ENOMEM);
+    expect([user.read8(at), user.read8(big)]).toEqual([1, 1]);
   });
 
   it('splits a 2 MiB page, unless somebody holds it', () => {

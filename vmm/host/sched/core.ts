@@ -7,6 +7,7 @@ import type { Cpu } from '../../machine/cpu/cpu.ts';
 import type { HostCounters } from '../counters.ts';
 import type { ExecContext } from '../exec_context.ts';
 import type { LockDep } from '../locking/lockdep.ts';
+import type { HrTimer } from './hrtimer.ts';
 import type { Task, WaitReason } from './task.ts';
 
 export interface SchedCore {
@@ -32,6 +33,9 @@ export interface SchedCore {
   /** Interrupts of the current pCPU: off nests, and on delivers what is due. */
   localIrqDisable(): void;
   localIrqEnable(): void;
+  /** Arm a timer on the current pCPU; true from hrtimerCancel() if it was armed. */
+  hrtimerStart(timer: HrTimer, at: number): void;
+  hrtimerCancel(timer: HrTimer): boolean;
   preemptDisable(): void;
   preemptEnable(): void;
 }

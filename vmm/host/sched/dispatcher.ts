@@ -3,7 +3,8 @@
  * The dispatcher: a discrete-event simulation of tasks on pCPUs, each with its own clock. The pCPU with the smallest clock
  * goes on, at most a quantum beyond the next one; ties go to the lower number. After schedule() and the wake-up half of
  * kernel/sched/core.c; tasks of one pCPU take turns of one time slice. Preemption happens at yields only.
- * DEVIATION: no scheduler tick and no load balancing: a task changes pCPU when it is woken and its own pCPU is busy.
+ * DEVIATION: no load balancing: a task changes pCPU when it is woken and its own pCPU is busy. The tick comes only to end
+ * the slice of a task that runs with interrupts off.
  */
 import { spend } from '../../machine/cost/ledger.ts';
 import { COST } from '../../machine/cost/points.ts';
@@ -240,6 +241,7 @@ export class Dispatcher {
 
   #resume(pcpu: PCpu, task: Task): void {
     if (pcpu.current !== task) this.#schedIn(pcpu, task);
+    if (pcpu.irqsOff !== 0 && this.#mustLeave(pcpu, task, null)) tick(pcpu);
     this.sliceLimit = this.#endOfSlice(pcpu);
     this.context = task;
     this.current = task;
@@ -257,12 +259,15 @@ export class Dispatcher {
     else if (task.offCpu) this.#schedOut(pcpu, task);
   }
 
+  /** Always in the future: what is overdue and cannot be had now (interrupts off) is the task's to notice. */
   #endOfSlice(pcpu: PCpu): number {
     const now = pcpu.now;
-    let end = Math.min(this.#horizon + this.quantum, now + this.#maxSlice, pcpu.irqs.nextAt);
+    const laterThanNow = (at: number): number => (at > now ? at : Infinity);
+    let end = Math.min(this.#horizon + this.quantum, now + this.#maxSlice, laterThanNow(pcpu.irqs.nextAt));
     if (this.pollers.length !== 0) end = Math.min(end, now + this.quantum);
-    if (pcpu.queue.length !== 0)
-      end = Math.min(end, Math.max(pcpu.scheduledIn + this.timeslice, pcpu.queueTime()));
+    if (pcpu.queue.length !== 0) {
+      end = Math.min(end, laterThanNow(Math.max(pcpu.scheduledIn + this.timeslice, pcpu.queueTime())));
+    }
     return end;
   }
 
@@ -384,4 +389,10 @@ export class Dispatcher {
       '\n',
     );
   }
+}
+
+/** The slice of a task that runs with interrupts off is over: a vCPU in guest mode has to exit for it. */
+function tick(pcpu: PCpu): void {
+  if (pcpu.irqs.nextAt <= pcpu.now) return;
+  pcpu.irqs.add({ name: 'tick', kind: IRQ.TIMER, at: pcpu.now, handler: () => undefined });
 }

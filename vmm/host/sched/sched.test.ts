@@ -297,6 +297,61 @@ describe('interrupts', () => {
   });
 });
 
+describe('a vCPU in guest mode', () => {
+  /** A run loop as KVM's: interrupts off, in guest mode until the deadline or an interrupt. */
+  function* guest(host: Host, exits: string[], name: string): Steps<void> {
+    const { sched } = host;
+    for (let exit = 0; exit < 3; exit++) {
+      sched.preemptDisable();
+      sched.localIrqDisable();
+      while (!sched.irqPending()) {
+        const deadline = sched.sliceEnd();
+        expect(deadline).toBeGreaterThan(sched.now());
+        spend(host.cpu, COST.INSN, Math.min(deadline - sched.now(), 1000));
+        if (sched.now() >= deadline) yield;
+      }
+      exits.push(name);
+      sched.localIrqEnable();
+      sched.preemptEnable();
+      if (sched.needResched()) yield;
+    }
+  }
+
+  it('exits for a tick when another task of its pCPU has waited for a time slice', () => {
+    const host = testHost({ price: 0, prices: { [COST.INSN]: 1 }, sched: { timeslice: 10_000 } });
+    const exits: string[] = [];
+    for (const name of ['a', 'b']) host.sched.spawn(name, guest(host, exits, name));
+    host.sched.spawn(
+      'end',
+      host.sched.spinUntil(() => exits.length === 6, 'six exits'),
+      { daemon: true },
+    );
+    host.sched.run(() => exits.length >= 5);
+    expect(exits.slice(0, 5)).toEqual(['a', 'b', 'a', 'b', 'a']);
+    expect(host.cpu.clock[0]).toBeLessThanOrEqual(51_000);
+  });
+
+  it('exits for a signal from another pCPU', () => {
+    const host = testHost({ nrCpus: 2, price: 0, prices: { [COST.INSN]: 1 } });
+    const exits: string[] = [];
+    const vcpu = host.sched.spawn('vcpu', guest(host, exits, 'vcpu'), { cpu: 1 });
+    const killer = function* (): Steps<void> {
+      for (let i = 1; i <= 3; i++) {
+        yield* host.sched.sleepUntil(i * 100_000);
+        host.sched.sendSignal(vcpu);
+        host.sched.sendSignal(host.sched.current!);
+      }
+      yield* host.sched.join(vcpu);
+      host.sched.sendSignal(vcpu);
+    };
+    host.sched.spawn('killer', killer(), { cpu: 0 });
+    host.sched.run();
+    expect(exits).toHaveLength(3);
+    expect(host.counters.ipis).toBe(3);
+    expect(vcpu.signalPending).toBe(true);
+  });
+});
+
 describe('a schedule explorer', () => {
   it('decides every step, over tasks of all pCPUs', () => {
     const orders = new Set<string>();

@@ -6,6 +6,7 @@
  */
 import type { Steps } from '../steps.ts';
 import type { SchedCore } from './core.ts';
+import { HrTimer } from './hrtimer.ts';
 import { TASK, type Task, type WaitReason } from './task.ts';
 
 export class WaitQueue implements WaitReason {
@@ -41,6 +42,17 @@ export class WaitQueue implements WaitReason {
       yield* this.#sleep(TASK.INTERRUPTIBLE);
     }
     return true;
+  }
+
+  /** wait_event_timeout(): false if the cycle `at` came first. */
+  *waitUntil(at: number, condition: () => boolean): Steps<boolean> {
+    this.#sched.mightSleep(this);
+    const task = this.#sched.waiter(this);
+    const timer = new HrTimer(`${this.name}: timeout`, () => void this.#sched.wake(task));
+    this.#sched.hrtimerStart(timer, at);
+    while (!condition() && timer.armed) yield* this.#sleep(TASK.UNINTERRUPTIBLE);
+    this.#sched.hrtimerCancel(timer);
+    return condition();
   }
 
   /** Join the queue without sleeping yet: from here on a wake-up is remembered. */

@@ -179,6 +179,28 @@ describe('sleeping and waking', () => {
     expect(log).toEqual(['a', 'b']);
   });
 
+  it('ends a wait with a timeout at the event or at the time, whichever comes first', () => {
+    const host = testHost({ nrCpus: 2, price: 0 });
+    const queue = new WaitQueue(host.sched, 'semaphore');
+    let posted = false;
+    const log: string[] = [];
+    const waiter = function* (): Steps<void> {
+      log.push(`${yield* queue.waitUntil(300, () => posted)} at ${host.sched.now()}`);
+      log.push(`${yield* queue.waitUntil(5000, () => posted)} at ${host.sched.now()}`);
+      log.push(`${yield* queue.waitUntil(9000, () => posted)} at ${host.sched.now()}`);
+    };
+    const poster = function* (): Steps<void> {
+      yield* host.sched.sleepUntil(1000);
+      posted = true;
+      queue.wakeAll();
+    };
+    host.sched.spawn('waiter', waiter());
+    host.sched.spawn('poster', poster());
+    host.sched.run();
+    expect(log).toEqual(['false at 300', 'true at 1000', 'true at 1000']);
+    expect(host.sched.pcpus.every((pcpu) => pcpu.irqs.length === 0)).toBe(true);
+  });
+
   it('joins a task, also one that has ended', () => {
     const host = testHost();
     const log: string[] = [];
