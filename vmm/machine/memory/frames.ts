@@ -17,6 +17,12 @@ export class FrameTable {
   readonly epoch: Uint32Array;
   /** How many fast-TLB entries point at the frame; kept by the MMU, so that freeing knows whether to look for them. */
   readonly fastRefs: Uint16Array;
+  /** How many frames have been retired so far. Who caches a translation keeps this number: it covers every size. */
+  retirements = 0;
+  /** The value of `retirements` after the frame's last retirement. */
+  readonly retiredAt: Uint32Array;
+  /** Somebody allocates frames. Until then (bare machine) all of RAM is open to whoever runs. */
+  managed = false;
   /** Called when a frame stops being what it was; set by the machine to drop fast-TLB entries. */
   onRetire: (frame: Pfn) => void = () => {};
   readonly #takenBy: Int32Array;
@@ -29,6 +35,7 @@ export class FrameTable {
     this.state = new Uint8Array(this.nrFrames);
     this.epoch = new Uint32Array(this.nrFrames);
     this.fastRefs = new Uint16Array(this.nrFrames);
+    this.retiredAt = new Uint32Array(this.nrFrames);
     this.#takenBy = new Int32Array(this.nrFrames);
     this.#leftBy = new Int32Array(this.nrFrames);
     this.state.fill(FRAME.FREE, RAM_BASE >>> PAGE_SHIFT);
@@ -46,6 +53,7 @@ export class FrameTable {
   take(frame: Pfn, owner: number, state: number = FRAME.ALLOCATED): void {
     if (this.state[frame] !== FRAME.FREE) throw new BugError(`frame taken twice: ${this.story(frame)}`);
     this.state[frame] = state;
+    this.managed = true;
     this.#takenBy[frame] = owner;
   }
 
@@ -57,6 +65,7 @@ export class FrameTable {
     }
     this.state[frame] = FRAME.FREE;
     this.epoch[frame] = this.epoch[frame]! + 1;
+    this.retiredAt[frame] = ++this.retirements;
     this.#leftBy[frame] = by;
     if (this.fastRefs[frame] !== 0) this.onRetire(frame);
   }
@@ -64,6 +73,11 @@ export class FrameTable {
   /** Whether somebody who saw the frame at `epoch` may still use it. */
   isCurrent(frame: Pfn, epoch: number): boolean {
     return this.epoch[frame] === epoch && this.state[frame] !== FRAME.FREE;
+  }
+
+  /** Whether a translation cached when `retirements` was `seen` may still be used for the frame. */
+  isCurrentSince(frame: number, seen: number): boolean {
+    return this.retiredAt[frame]! <= seen && !(this.managed && this.state[frame] === FRAME.FREE);
   }
 
   /** Both stories of a frame in one line. */

@@ -8,9 +8,17 @@ import { RAM_BASE, RAM_LIMIT } from '../layout.ts';
 
 const WASM_PAGE = 0x1_0000;
 
+/** What is used of WebAssembly.Memory: the library files of the project's target do not declare it. */
+export interface WasmMemory {
+  readonly buffer: ArrayBuffer;
+}
+interface WasmNamespace {
+  readonly Memory: new (descriptor: { initial: number; maximum: number }) => WasmMemory;
+}
+
 /** Views are plain typed arrays so that hot code indexes them without a call. */
 export class PhysMem {
-  readonly memory: WebAssembly.Memory;
+  readonly memory: WasmMemory;
   readonly u8: Uint8Array;
   readonly u16: Uint16Array;
   readonly i32: Int32Array;
@@ -24,7 +32,8 @@ export class PhysMem {
     const size = RAM_BASE + Math.ceil(ramBytes / WASM_PAGE) * WASM_PAGE;
     if (!(ramBytes > 0) || size > RAM_LIMIT) throw new BugError(`RAM of ${ramBytes} bytes is out of range`);
     const pages = size / WASM_PAGE;
-    this.memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
+    const { Memory } = (globalThis as unknown as { WebAssembly: WasmNamespace }).WebAssembly;
+    this.memory = new Memory({ initial: pages, maximum: pages });
     const buffer = this.memory.buffer;
     this.size = size;
     this.u8 = new Uint8Array(buffer);

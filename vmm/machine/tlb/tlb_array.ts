@@ -1,0 +1,252 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/**
+ * The modelled TLB: records of entry.ts in one buffer, found by a hash over page and group, listed by space so that a
+ * flush costs what it drops. Replacement is set-associative FIFO, without state that changes on hits, or none at all
+ * (a table that grows). Constants are local because the optimiser folds only those.
+ * DEVIATION: one array for all page sizes, no first level, no paging-structure caches.
+ */
+import { FAST_TLB_ENTRIES } from '../layout.ts';
+import { ENTRY, ENTRY_F64, ENTRY_WORDS, pageOffsetMask } from './entry.ts';
+
+/** How the array replaces: sets and ways, or `sets: 0` to grow for ever, or `ways: 0` to keep nothing. */
+export interface TlbShape {
+  readonly sets: number;
+  readonly ways: number;
+}
+
+const { KEY_HI, SPACE, NEXT, BEFORE, AFTER, HASH } = ENTRY;
+const STRIDE = ENTRY_WORDS * 1;
+const FAST_MASK = FAST_TLB_ENTRIES - 1;
+const FIRST_CAPACITY = 1024;
+const HI_FACTOR = 0x2545f491;
+const GROUP_FACTOR = 0x61c88647;
+
+const grown = (old: Int32Array, length: number, fill: number): Int32Array => {
+  const next = new Int32Array(length).fill(fill, old.length);
+  next.set(old);
+  return next;
+};
+
+export class TlbArray {
+  /** Records as words, and the same bytes as doubles. Replaced when the array grows: read the field each time. */
+  i: Int32Array;
+  f: Float64Array;
+  /** Number of valid records, and of those of large pages. */
+  used = 0;
+  usedLarge = 0;
+  /** Records evicted by replacement. */
+  evictions = 0;
+  /** By slot of the fast TLB: the record that it stands for, or -1. */
+  readonly fastRecord: Int32Array = new Int32Array(FAST_TLB_ENTRIES).fill(-1);
+  /** Called when a record goes that the fast TLB's slot stands for. */
+  onDropFast: (slot: number) => void = () => {};
+  readonly shape: TlbShape;
+  #buckets: Int32Array;
+  #mask: number;
+  #heads: Int32Array = new Int32Array(64).fill(-1);
+  #counts: Int32Array = new Int32Array(64);
+  readonly #fifo: Uint8Array;
+  readonly #setUsed: Uint8Array;
+  readonly #sets: number;
+  readonly #ways: number;
+  #capacity: number;
+  #top = 0;
+  #free = -1;
+
+  constructor(shape: TlbShape) {
+    this.shape = shape;
+    this.#sets = shape.sets;
+    this.#ways = shape.ways;
+    this.#capacity = shape.sets === 0 ? FIRST_CAPACITY : shape.sets * shape.ways;
+    const buffer = new ArrayBuffer(this.#capacity * STRIDE * 4);
+    this.i = new Int32Array(buffer);
+    this.f = new Float64Array(buffer);
+    for (let b = 0; b < this.i.length; b += STRIDE) this.i[b + SPACE] = -1;
+    let buckets = 1;
+    while (buckets < this.#capacity * 2) buckets *= 2;
+    this.#buckets = new Int32Array(buckets).fill(-1);
+    this.#mask = buckets - 1;
+    this.#fifo = new Uint8Array(shape.sets);
+    this.#setUsed = new Uint8Array(shape.sets);
+  }
+
+  /** Whether insert() keeps anything. */
+  get keeps(): boolean {
+    return this.#capacity > 0;
+  }
+
+  /** The record (its first word) that translates the address in `space` or `global`, or -1. Changes nothing. */
+  lookup(lo: number, hi: number, group: number, space: number, global: number): number {
+    const i = this.i;
+    const key = lo & ~0xfff;
+    let b =
+      this.#buckets[((lo >>> 12) + Math.imul(hi, HI_FACTOR) + Math.imul(group, GROUP_FACTOR)) & this.#mask]!;
+    while (b >= 0) {
+      if (i[b] === key && i[b + KEY_HI] === hi) {
+        const tag = i[b + SPACE]!;
+        if (tag === space || tag === global) return b;
+      }
+      b = i[b + NEXT]!;
+    }
+    return this.usedLarge === 0 ? -1 : this.#lookupLarge(lo, hi, group, space, global);
+  }
+
+  #lookupLarge(lo: number, hi: number, group: number, space: number, global: number): number {
+    const i = this.i;
+    for (let code = 1; code <= 2; code++) {
+      const shift = 12 + 9 * code;
+      const key = (lo & (-1 << shift)) | code;
+      const hash = (lo >>> shift) + Math.imul(hi, HI_FACTOR) + Math.imul(group, GROUP_FACTOR);
+      for (let b = this.#buckets[hash & this.#mask]!; b >= 0; b = i[b + NEXT]!) {
+        const tag = i[b + SPACE]!;
+        if (i[b] === key && i[b + KEY_HI] === hi && (tag === space || tag === global)) return b;
+      }
+    }
+    return -1;
+  }
+
+  /** A record for a page that has none; the caller fills PERM, SEQ and what follows. May evict another. */
+  insert(lo: number, hi: number, code: number, group: number, space: number): number {
+    const shift = 12 + 9 * code;
+    const b = this.#sets === 0 ? this.#allot() : this.#replace(lo >>> shift, hi, shift);
+    const i = this.i;
+    const hash = ((lo >>> shift) + Math.imul(hi, HI_FACTOR) + Math.imul(group, GROUP_FACTOR)) | 0;
+    const bucket = hash & this.#mask;
+    i[b] = (lo & (-1 << shift)) | code;
+    i[b + KEY_HI] = hi;
+    i[b + SPACE] = space;
+    i[b + HASH] = hash;
+    i[b + NEXT] = this.#buckets[bucket]!;
+    this.#buckets[bucket] = b;
+    if (space >= this.#heads.length) this.#growSpaces(space);
+    const head = this.#heads[space]!;
+    i[b + BEFORE] = -1;
+    i[b + AFTER] = head;
+    if (head >= 0) i[head + BEFORE] = b;
+    this.#heads[space] = b;
+    this.#counts[space]!++;
+    this.used++;
+    if (code !== 0) this.usedLarge++;
+    return b;
+  }
+
+  /** Drop one record. */
+  remove(b: number): void {
+    const i = this.i;
+    const key = i[b]!;
+    if ((key & 3) !== 0) this.#dropFastLarge(b);
+    else if (this.fastRecord[(key >>> 12) & FAST_MASK] === b) this.onDropFast((key >>> 12) & FAST_MASK);
+    const bucket = i[b + HASH]! & this.#mask;
+    let at = this.#buckets[bucket]!;
+    if (at === b) this.#buckets[bucket] = i[b + NEXT]!;
+    else {
+      while (i[at + NEXT] !== b) at = i[at + NEXT]!;
+      i[at + NEXT] = i[b + NEXT]!;
+    }
+    const space = i[b + SPACE]!;
+    const before = i[b + BEFORE]!;
+    const after = i[b + AFTER]!;
+    if (before >= 0) i[before + AFTER] = after;
+    else this.#heads[space] = after;
+    if (after >= 0) i[after + BEFORE] = before;
+    this.#counts[space]!--;
+    this.used--;
+    i[b + SPACE] = -1;
+    if (this.#sets === 0) {
+      i[b + NEXT] = this.#free;
+      this.#free = b;
+    } else {
+      this.#setUsed[(b / (STRIDE * this.#ways)) | 0]!--;
+    }
+  }
+
+  /** Records of a space. */
+  countOf(space: number): number {
+    return this.#counts[space] ?? 0;
+  }
+
+  /** The first record of a space, or -1; follow ENTRY.AFTER. */
+  firstOf(space: number): number {
+    return this.#heads[space] ?? -1;
+  }
+
+  /** Drop all records of a space; how many there were. */
+  dropSpace(space: number): number {
+    const dropped = this.countOf(space);
+    for (let n = 0; n < dropped; n++) this.remove(this.#heads[space]!);
+    return dropped;
+  }
+
+  /** Drop every record of `space` that translates the address, whatever its size; how many there were. */
+  dropAddress(lo: number, hi: number, group: number, space: number): number {
+    if (this.countOf(space) === 0) return 0;
+    let dropped = 0;
+    for (let b = this.lookup(lo, hi, group, space, space); b >= 0; dropped++) {
+      this.remove(b);
+      b = this.lookup(lo, hi, group, space, space);
+    }
+    return dropped;
+  }
+
+  #dropFastLarge(b: number): void {
+    this.usedLarge--;
+    for (let slot = 0; slot < FAST_TLB_ENTRIES; slot++) {
+      if (this.fastRecord[slot] === b) this.onDropFast(slot);
+    }
+  }
+
+  #growSpaces(space: number): void {
+    this.#heads = grown(this.#heads, space * 2, -1);
+    this.#counts = grown(this.#counts, space * 2, 0);
+  }
+
+  /** A free way of the page's set, or the one that was filled first. */
+  #replace(page: number, hi: number, shift: number): number {
+    const ways = this.#ways;
+    const set = (page | (hi << (32 - shift))) & (this.#sets - 1);
+    const base = set * ways * STRIDE;
+    let way = this.#fifo[set]!;
+    if (this.#setUsed[set] === ways) {
+      this.evictions++;
+      this.remove(base + way * STRIDE);
+    } else {
+      while (this.i[base + way * STRIDE + SPACE]! >= 0) way = way + 1 === ways ? 0 : way + 1;
+    }
+    this.#fifo[set] = way + 1 === ways ? 0 : way + 1;
+    this.#setUsed[set]!++;
+    return base + way * STRIDE;
+  }
+
+  /** A record of the growing table. */
+  #allot(): number {
+    if (this.#free >= 0) {
+      const b = this.#free;
+      this.#free = this.i[b + NEXT]!;
+      return b;
+    }
+    if (this.#top === this.#capacity) this.#grow();
+    return this.#top++ * STRIDE;
+  }
+
+  #grow(): void {
+    this.#capacity *= 2;
+    const buffer = new ArrayBuffer(this.#capacity * STRIDE * 4);
+    const i = new Int32Array(buffer);
+    i.set(this.i);
+    this.i = i;
+    this.f = new Float64Array(buffer);
+    this.#buckets = new Int32Array(this.#capacity * 2).fill(-1);
+    this.#mask = this.#buckets.length - 1;
+    for (let n = 0; n < this.#top; n++) {
+      const b = n * STRIDE;
+      const bucket = i[b + HASH]! & this.#mask;
+      i[b + NEXT] = this.#buckets[bucket]!;
+      this.#buckets[bucket] = b;
+    }
+  }
+}
+
+/** Host physical address of `lo` by a record that translates it. */
+export function recordHpa(tlb: TlbArray, b: number, lo: number): number {
+  return tlb.f[(b >> 1) + ENTRY_F64.HPA]! + (lo & pageOffsetMask(tlb.i[b]! & 3));
+}
