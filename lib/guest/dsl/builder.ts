@@ -38,6 +38,14 @@ const COMPOUND = {
 
 const isOperand = (cond: CondArg): cond is Operand => typeof cond !== 'function' || 'linkKind' in cond;
 
+function checkLocal(type: AnyType): void {
+  if (type.kind === 'void' || type.kind === 'fn') {
+    throw new GuestCodeError(`local variable of type ${type.name}`);
+  }
+  // The ABI aligns the stack to 16 bytes, and the frame has no more.
+  if (type.align > 16) throw new GuestCodeError(`local variable aligned to ${type.align}: make it a global`);
+}
+
 /** The body of one guest function under construction. */
 export class GuestCode {
   /** The function's name. */
@@ -72,8 +80,7 @@ export class GuestCode {
 
   /** Declares a local variable; without `init` its value is indeterminate, as in C. */
   local<T extends AnyType>(type: T, init?: Operand): Place<T> {
-    if (type.kind === 'void' || type.kind === 'fn')
-      throw new GuestCodeError(`local variable of type ${type.name}`);
+    checkLocal(type);
     const local = this.newLocal(type);
     const place = this.placeOf(local) as Place<T>;
     if (init !== undefined) this.assign(place, init);

@@ -11,7 +11,7 @@ import type { CodeMark } from './codegen/emitter.ts';
 import { GuestCodeError } from './error.ts';
 import type { GuestAsm, GuestFn } from './function.ts';
 import { encodeInit, GuestGlobal, type GlobalLinkable } from './global.ts';
-import type { Linkable } from './ir.ts';
+import type { FnLinkable, Linkable } from './ir.ts';
 
 const PAGE_SIZE = 4096;
 
@@ -36,7 +36,7 @@ export interface LinkOptions {
   /** Where the image will be in guest memory; on a page boundary. */
   readonly base: bigint | number;
   /** The function that `GuestImage.entry` is the address of. */
-  readonly entry: GuestFn;
+  readonly entry: FnLinkable;
   /** Further functions and globals that the host wants by symbol; the rest is found by reference. */
   readonly roots?: readonly (Linkable | GuestGlobal)[];
 }

@@ -10,6 +10,7 @@ import {
   atomic_add,
   clear_bit,
   cmpxchg,
+  type FnLinkable,
   fnPtr,
   type GuestFn,
   guest_vsnprintf,
@@ -46,7 +47,7 @@ import type { Expr } from '../dsl/expr.ts';
 /** A function, arguments, the result. */
 export interface GuestCase {
   readonly title: string;
-  readonly fn: GuestFn;
+  readonly fn: FnLinkable;
   readonly args: readonly bigint[];
   readonly expected: bigint;
 }

@@ -6,7 +6,8 @@
  */
 import type { GuestCode } from '../dsl/builder.ts';
 import { type Expr, lit, type Place, select } from '../dsl/expr.ts';
-import { type GuestFn, guestFn } from '../dsl/function.ts';
+import { guestFn } from '../dsl/function.ts';
+import type { FnLinkable } from '../dsl/ir.ts';
 import { struct } from '../dsl/struct.ts';
 import { array, type IntType, ptr, s16, s32, s64, s8, u16, u32, u64, u8 } from '../dsl/types.ts';
 
@@ -426,7 +427,7 @@ class Compiler {
 
 /** A random program: a function of a pointer to MEMORY_SIZE zero bytes, and what it must return. */
 export interface RandomProgram {
-  readonly fn: GuestFn;
+  readonly fn: FnLinkable;
   readonly expected: bigint;
 }
 

@@ -25,7 +25,7 @@ export const CALLEE_SAVED = nums('rbx', 'r12', 'r13', 'r14', 'r15', 'rbp');
 /** What a call destroys; the order in which temporaries take them. */
 export const CALLER_SAVED = nums('rax', 'rcx', 'rdx', 'rsi', 'rdi', 'r8', 'r9', 'r10', 'r11');
 /** Caller-saved registers that may hold a variable which no call or inline assembly interrupts. */
-export const LEAF_HOMES = nums('rdi', 'rsi', 'r8', 'r9');
+export const LEAF_HOMES = nums('r9', 'r8', 'rsi', 'rdi');
 
 /** A set of one. */
 export const bitOf = (reg: RegNum): RegMask => 1 << reg;
