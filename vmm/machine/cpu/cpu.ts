@@ -28,7 +28,7 @@ export interface CpuUnits {
 
 /** Columns of the fast TLB, direct-mapped by (linear >>> 12) & (FAST_TLB_ENTRIES - 1); all are views of the memory. */
 export interface FastTlb {
-  /** Low word of the page's linear address, or 1 if the entry does not allow the access. */
+  /** Low word of the page's linear address, or 0x800 (bits 2:0 clear: misaligned probes keep those) if not allowed. */
   readonly readTag: Int32Array;
   readonly writeTag: Int32Array;
   readonly execTag: Int32Array;
@@ -75,7 +75,7 @@ export class Cpu implements Spender {
     this.fast = {
       readTag: column(0), writeTag: column(1), execTag: column(2), hiTag: column(3), addend: column(4),
     };
-    for (const tags of [this.fast.readTag, this.fast.writeTag, this.fast.execTag]) tags.fill(1);
+    for (const tags of [this.fast.readTag, this.fast.writeTag, this.fast.execTag]) tags.fill(0x800);
   }
 
   /** Attach the units; once, by machine.ts. */
