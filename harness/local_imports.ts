@@ -6,7 +6,7 @@
  * interpreter about nine times slower. The rewrite is legal because the tree has no import cycles, no
  * `export let` and no module mocks; a cycle fails at once with a ReferenceError.
  */
-import { parseAst, type Plugin } from 'vite';
+import { parseSync, type Plugin } from 'vite';
 
 interface Specifier {
   readonly type: string;
@@ -49,7 +49,7 @@ export function localImports(include: RegExp): Plugin {
     transform(code, id) {
       if (!include.test(id)) return null;
       let out = code;
-      for (const node of [...(parseAst(code).body as unknown as ImportNode[])].reverse()) {
+      for (const node of [...(parseSync(id, code).program.body as unknown as ImportNode[])].reverse()) {
         if (node.type === 'ImportDeclaration') out = rewrite(out, node);
       }
       return out === code ? null : { code: out, map: null };

@@ -1,0 +1,69 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/** The command line: `nestbed run`, `nestbed list`. Bad input gets one clear line and exit code 2. */
+import { readFileSync } from 'node:fs';
+import process from 'node:process';
+import { UsageError } from '../lib/kvm_util/test_util.ts';
+import { listCommand, runCommand } from './commands.ts';
+
+const usage = `nestbed - a conformance suite and laboratory for nested virtualization
+
+  nestbed run [-l] [-t TEST]... [-P module.param=value]... [--seed N]
+              [--reporter summary|ktap|junit] [-- test options]
+  nestbed list
+  nestbed --version | --help
+
+  -l             list the tests that would run, and stop
+  -t TEST        run TEST; may be repeated; TEST may carry its own options: -t 'memslot_perf_test -s 512'
+  -P M.P=V       set a module parameter, as in kvm_intel.ept=0
+  --seed N       seed of everything that is left to chance (default 1)
+  --reporter R   form of the result on standard output; progress goes to standard error
+
+  Without -t every test runs with its quick options. What follows -- is given to each test that -t names.
+  Exit code: 0 pass, 1 fail, 2 bad input, 4 everything skipped.`;
+
+const version = (): string =>
+  (JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string })
+    .version;
+
+const write = (line: string): void => {
+  process.stdout.write(`${line}\n`);
+};
+
+async function dispatch(argv: readonly string[]): Promise<number> {
+  const [command, ...rest] = argv;
+  switch (command) {
+    case 'run':
+      return runCommand(rest, { version: version(), write });
+    case 'list':
+      return listCommand(rest, write);
+    case '--version':
+      write(version());
+      return 0;
+    case '-h':
+    case '--help':
+    case 'help':
+      write(usage);
+      return 0;
+    default:
+      throw new UsageError(
+        command === undefined
+          ? 'no command; see nestbed --help'
+          : `unknown command '${command}'; see nestbed --help`,
+      );
+  }
+}
+
+/** Run the command line; returns the process's exit code. */
+export async function main(argv: readonly string[]): Promise<number> {
+  try {
+    return await dispatch(argv);
+  } catch (error) {
+    if (!(error instanceof UsageError)) throw error;
+    if (error.help) {
+      write(error.message);
+      return 0;
+    }
+    process.stderr.write(`nestbed: ${error.message}\n`);
+    return 2;
+  }
+}

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/** The commands behind the command line. */
+import process from 'node:process';
+import { parseArgs, type ParseArgsConfig } from 'node:util';
+import { UsageError } from '../lib/kvm_util/test_util.ts';
+import { validateParams } from '../vmm/emulated.ts';
+import type { Selftest } from './api.ts';
+import { createProgress } from './progress.ts';
+import { loadAllSelftests, loadSelftest, selftestNames } from './registry.ts';
+import { ktapReporter } from './reporters/ktap.ts';
+import { junitReporter } from './reporters/junit.ts';
+import { summaryReporter } from './reporters/summary.ts';
+import { exitCode, type Reporter, type TestResult } from './result.ts';
+import { runSelftest } from './run_test.ts';
+
+type Write = (line: string) => void;
+
+const reporters: Readonly<Record<string, (write: Write) => Reporter>> = {
+  summary: summaryReporter,
+  ktap: ktapReporter,
+  junit: junitReporter,
+};
+
+const runOptions = {
+  list: { type: 'boolean', short: 'l' },
+  test: { type: 'string', short: 't', multiple: true },
+  param: { type: 'string', short: 'P', multiple: true },
+  seed: { type: 'string', default: '1' },
+  reporter: { type: 'string', default: 'summary' },
+} as const satisfies ParseArgsConfig['options'];
+
+/** One selected test with the options it gets. */
+interface Selection {
+  readonly test: Selftest;
+  readonly args: readonly string[];
+}
+
+/** parseArgs() with its errors as one clear line. */
+function parseRun(argv: readonly string[]) {
+  try {
+    return parseArgs({ args: [...argv], options: runOptions, strict: true, allowPositionals: false }).values;
+  } catch (error) {
+    const text = error instanceof Error ? error.message : String(error);
+    throw new UsageError(text.split('. ')[0]?.split('\n')[0] ?? text);
+  }
+}
+
+function parseSeed(text: string): number {
+  const seed = /^\d+$/.test(text) ? Number(text) : Number.NaN;
+  if (!Number.isSafeInteger(seed) || seed > 0xffff_ffff)
+    throw new UsageError(`--seed takes a number from 0 to 4294967295, not '${text}'`);
+  return seed;
+}
+
+async function findTest(name: string): Promise<Selftest> {
+  const test = await loadSelftest(name);
+  if (test === undefined)
+    throw new UsageError(`unknown test '${name}'; nestbed list shows ${selftestNames().length} tests`);
+  return test;
+}
+
+/** The tests to run: those named, each with its own words and the common options; or all, with quick options. */
+async function select(named: readonly string[], extra: readonly string[]): Promise<Selection[]> {
+  if (named.length === 0) {
+    if (extra.length > 0) throw new UsageError('test options after -- need a test: -t TEST');
+    return (await loadAllSelftests()).map((test) => ({ test, args: test.quickArgs ?? [] }));
+  }
+  return Promise.all(
+    named.map(async (spec) => {
+      const [name = '', ...own] = spec.split(/\s+/).filter((w) => w !== '');
+      return { test: await findTest(name), args: [...own, ...extra] };
+    }),
+  );
+}
+
+/** `nestbed run`. */
+export async function runCommand(
+  argv: readonly string[],
+  io: { version: string; write: Write },
+): Promise<number> {
+  const split = argv.indexOf('--');
+  const values = parseRun(split < 0 ? argv : argv.slice(0, split));
+  const seed = parseSeed(values.seed);
+  const makeReporter = Object.hasOwn(reporters, values.reporter) ? reporters[values.reporter] : undefined;
+  if (makeReporter === undefined) {
+    throw new UsageError(
+      `unknown reporter '${values.reporter}'; there are ${Object.keys(reporters).join(', ')}`,
+    );
+  }
+  const params = values.param ?? [];
+  const paramError = validateParams(params);
+  if (paramError !== undefined) throw new UsageError(paramError);
+  const selected = await select(values.test ?? [], split < 0 ? [] : argv.slice(split + 1));
+  if (values.list === true) {
+    for (const { test, args } of selected) io.write([test.name, ...args].join(' '));
+    return 0;
+  }
+  return runAll(selected, { seed, params, version: io.version, reporter: makeReporter(io.write) });
+}
+
+interface RunAll {
+  readonly seed: number;
+  readonly params: readonly string[];
+  readonly version: string;
+  readonly reporter: Reporter;
+}
+
+function runAll(selected: readonly Selection[], all: RunAll): number {
+  const names = selected.map((s) => s.test.name);
+  all.reporter.start({ version: all.version, seed: all.seed, cpu: 'skylake', params: all.params }, names);
+  const progress = createProgress(process.stderr, names.length);
+  const results: TestResult[] = [];
+  for (const [i, { test, args }] of selected.entries()) {
+    progress.begin(test.name, i);
+    const result = runSelftest(test, {
+      seed: all.seed,
+      params: all.params,
+      args,
+      heartbeat: () => progress.beat(),
+      onPrint: (line) => progress.note(line),
+    });
+    progress.end();
+    results.push(result);
+    all.reporter.result(result, i);
+  }
+  all.reporter.end(results);
+  return exitCode(results);
+}
+
+/** `nestbed list`: name and summary of every test. */
+export async function listCommand(argv: readonly string[], write: Write): Promise<number> {
+  if (argv.length > 0) throw new UsageError(`list takes no argument, got '${argv[0] ?? ''}'`);
+  const tests = await loadAllSelftests();
+  const width = Math.max(...tests.map((t) => t.name.length));
+  for (const t of tests) write(`${t.name.padEnd(width)}  ${t.summary}`);
+  return 0;
+}

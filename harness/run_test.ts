@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/** Runs one selftest on a fresh emulated host and judges how it ended. */
+import type { Selftest } from './api.ts';
+import type { Status, TestResult } from './result.ts';
+import { TestFailure, TestSkip, UsageError } from '../lib/kvm_util/test_util.ts';
+import { createEmulatedHost, type EmulatedHostOptions } from '../vmm/emulated.ts';
+import { SanitizerError } from '../vmm/machine/errors.ts';
+
+export interface RunConfig {
+  readonly seed: number;
+  /** Module parameters as given: `kvm_intel.ept=0`. */
+  readonly params: readonly string[];
+  readonly args: readonly string[];
+  /** A sign of life: called now and then while the simulation runs. */
+  readonly heartbeat?: () => void;
+  /** Receives each line as the test prints it. */
+  readonly onPrint?: (line: string) => void;
+  readonly host?: Partial<EmulatedHostOptions>;
+}
+
+const quote = (word: string): string =>
+  /^[\w.=/:,+-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
+
+/** The command line that runs the same case again. */
+export function rerunLine(name: string, config: RunConfig): string {
+  const params = config.params.flatMap((p) => ['-P', p]);
+  const args = config.args.length > 0 ? ['--', ...config.args] : [];
+  return ['npx nestbed run', '-t', name, ...params, '--seed', String(config.seed), ...args]
+    .map((w, i) => (i === 0 ? w : quote(w)))
+    .join(' ');
+}
+
+/** A test failure or a sanitizer's finding is the system's fault; anything else thrown is ours. */
+function judge(error: unknown): { status: Status; message: string } {
+  if (error instanceof TestSkip) return { status: 'skip', message: error.message };
+  if (error instanceof TestFailure) return { status: 'fail', message: error.message };
+  if (error instanceof SanitizerError) return { status: 'fail', message: `${error.name}: ${error.message}` };
+  if (error instanceof Error) return { status: 'error', message: `${error.name}: ${error.message}` };
+  return { status: 'error', message: String(error) };
+}
+
+/** Run one selftest. UsageError is the caller's: bad options are no result. */
+export function runSelftest(test: Selftest, config: RunConfig): TestResult {
+  const output: string[] = [];
+  const print = (line: string): void => {
+    output.push(line);
+    config.onPrint?.(line);
+  };
+  const began = performance.now();
+  let verdict: { status: Status; message: string } = { status: 'pass', message: '' };
+  try {
+    const backend = createEmulatedHost({
+      seed: config.seed,
+      params: config.params,
+      ...(test.nrCpus === undefined ? {} : { nrCpus: test.nrCpus }),
+      ...(test.ramBytes === undefined ? {} : { ramBytes: test.ramBytes }),
+      ...(config.heartbeat === undefined ? {} : { heartbeat: config.heartbeat }),
+      ...config.host,
+    });
+    backend.runMain(() => test.run({ backend, args: config.args, print }));
+  } catch (error) {
+    if (error instanceof UsageError) throw error;
+    verdict = judge(error);
+  }
+  const seconds = (performance.now() - began) / 1000;
+  return { name: test.name, ...verdict, output, seconds, rerun: rerunLine(test.name, config) };
+}
