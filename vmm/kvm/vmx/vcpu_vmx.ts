@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/** struct vcpu_vmx and struct kvm_vmx: what VMX keeps for a vCPU and for a VM. Mirrors arch/x86/kvm/vmx/vmx.h, 6.12. */
+import type { Hpa } from '../../../lib/x86/addr.ts';
+import type { Cpu } from '../../machine/cpu/cpu.ts';
+import { BugError } from '../../machine/errors.ts';
+import type { Vcpu } from '../kvm_host.ts';
+
+/** struct loaded_vmcs. */
+export interface LoadedVmcs {
+  readonly vmcs: Hpa;
+  /** pCPU on which it is active, or -1. */
+  cpu: number;
+  launched: boolean;
+}
+
+/** Information of the last VM exit, read from the VMCS once. */
+export interface VmxExitInformation {
+  reason: number;
+  intrInfo: number;
+  idtVectoring: number;
+}
+
+export class VcpuVmx {
+  readonly vmcs01: LoadedVmcs;
+  loadedVmcs: LoadedVmcs;
+  readonly msrBitmap: Hpa;
+  /** VPID, 0 if kvm_intel.vpid is off. */
+  readonly vpid: number;
+  readonly exit: VmxExitInformation = { reason: 0, intrInfo: 0, idtVectoring: 0 };
+  /** A VMX instruction of the last entry failed: the entry's result (VMX_RESULT). */
+  fail = 0;
+  /** MSRs that the VMCS does not switch, by number: STAR, LSTAR, CSTAR, SYSCALL_MASK, TSC_AUX; lo, hi. */
+  readonly uretMsrs = new Int32Array(10);
+  /** A value changed since they were last loaded into a pCPU. */
+  uretDirty = true;
+  kernelGsBaseLo = 0;
+  kernelGsBaseHi = 0;
+  /** The control words as they are in the VMCS: writing one that does not change is saved. */
+  cpuBased = 0;
+  exceptionBitmap = 0;
+
+  constructor(vmcs01: LoadedVmcs, msrBitmap: Hpa, vpid: number) {
+    this.vmcs01 = vmcs01;
+    this.loadedVmcs = vmcs01;
+    this.msrBitmap = msrBitmap;
+    this.vpid = vpid;
+  }
+}
+
+/** to_vmx(). */
+export function toVmx(vcpu: Vcpu): VcpuVmx {
+  const vmx = vcpu.arch.vendor;
+  if (!(vmx instanceof VcpuVmx)) throw new BugError(`${vcpu.name} is no VMX vCPU`);
+  return vmx;
+}
+
+/** The pCPU that executes L0's code now; the vCPU's VMCS must be current on it. */
+export function vmxCpu(vcpu: Vcpu): Cpu {
+  const cpu = vcpu.kvm.host.sched.cpu;
+  if (cpu.vmx.currentVmcs !== toVmx(vcpu).loadedVmcs.vmcs) {
+    throw new BugError(`${vcpu.name}: its VMCS is not current on pCPU ${cpu.id}; vcpu_load() is missing`);
+  }
+  return cpu;
+}

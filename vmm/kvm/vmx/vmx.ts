@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/** kvm_intel.ko: the operation table vt_x86_ops of arch/x86/kvm/vmx/main.c, 6.12, and what loading the module decides. */
+import { EPTE, PG_LEVEL } from '../../../lib/x86/paging.ts';
+import { hpa, PAGE_SIZE } from '../../../lib/x86/addr.ts';
+import { VMX_EPT_CAP } from '../../../lib/x86/vmx/capability_msrs.ts';
+import type { Host } from '../../host/host.ts';
+import { GFP } from '../../host/mm/page_alloc.ts';
+import { BugError, UnimplementedError } from '../../machine/errors.ts';
+import type { KvmX86Ops } from '../kvm_host_x86.ts';
+import type { KvmCaps } from '../module.ts';
+import type { KvmParams } from '../params.ts';
+import { setupVmcsConfig } from './vmcs01.ts';
+import {
+  vmxCancelInjection,
+  vmxEnableIrqWindow,
+  vmxEnableNmiWindow,
+  vmxGetInterruptShadow,
+  vmxGetNmiMask,
+  vmxInjectException,
+  vmxInjectIrq,
+  vmxInjectNmi,
+  vmxInterruptAllowed,
+  vmxNmiAllowed,
+  vmxSetInterruptShadow,
+  vmxSetNmiMask,
+  vmxUpdateExceptionBitmap,
+} from './vmx_events.ts';
+import { vmxHandleExit, vmxSkipEmulatedInstruction } from './vmx_exits.ts';
+import { vmxGetMsr, vmxGetMsrFeature, vmxLoadUretMsrs, vmxSetMsr } from './vmx_msrs.ts';
+import {
+  vmxCacheReg,
+  vmxGetCpl,
+  vmxGetDt,
+  vmxGetRflags,
+  vmxGetSegment,
+  vmxSetCr0,
+  vmxSetCr4,
+  vmxSetDr7,
+  vmxSetDt,
+  vmxSetEfer,
+  vmxSetRflags,
+  vmxSetSegment,
+} from './vmx_regs.ts';
+import { vmxGetExitInfo, vmxHandleExitIrqoff, vmxVcpuRun } from './vmx_run.ts';
+import {
+  vmxFlushTlbAll,
+  vmxFlushTlbCurrent,
+  vmxFlushTlbGuest,
+  vmxFlushTlbGva,
+  vmxLoadMmuPgd,
+  VpidAllocator,
+} from './vmx_tlb.ts';
+import { vmxWriteTscOffset } from './vmx_tsc.ts';
+import {
+  vmxHardwareDisable,
+  vmxHardwareEnable,
+  vmxVcpuCreate,
+  vmxVcpuFree,
+  vmxVcpuLoad,
+  vmxVcpuReset,
+  type VmxModule,
+} from './vmx_vcpu.ts';
+import { vmxCpu } from './vcpu_vmx.ts';
+
+/** Memory type write-back in a leaf EPT entry, with IPAT as KVM sets it without device assignment. */
+const EPT_MT_WB = (6 << 3) | EPTE.IPAT;
+
+/** vmx_hardware_setup(): the capabilities that the processor and the parameters leave. */
+export function vmxCaps(
+  host: Host,
+  params: KvmParams,
+  profile: { maxPhysBits: number; tscKhz: number },
+): KvmCaps {
+  if (params['kvm_intel.ept'] === 0)
+    throw new UnimplementedError('kvm_intel.ept=0: shadow paging is not modelled yet');
+  const { eptCap } = host.machine.cpus[0]!.vmx.caps;
+  return {
+    maxphyaddr: profile.maxPhysBits,
+    tdpEnabled: true,
+    adEnabled: params['kvm_intel.eptad'] !== 0 && (eptCap & VMX_EPT_CAP.AD_BIT) !== 0,
+    maxTdpLevel: PG_LEVEL.L2M,
+    tdpRootLevel: 4,
+    mmioCaching: params['kvm.mmio_caching'] !== 0,
+    tscKhz: profile.tscKhz,
+  };
+}
+
+function loadModule(host: Host, params: KvmParams): VmxModule {
+  const cr3 = host.pages.allocPage(host.pages.owner('host page tables'), GFP.ZERO);
+  if (cr3 < 0) throw new BugError('no memory for the host page tables');
+  return {
+    config: setupVmcsConfig(host.machine.cpus[0]!.vmx.caps, params['kvm_intel.vpid'] !== 0),
+    vpids: new VpidAllocator(),
+    vmxonRegions: new Map(),
+    uretOwner: [],
+    hostCr3: hpa(cr3 * PAGE_SIZE),
+  };
+}
+
+/** The table for one host; loading it enables VMX on every pCPU. */
+export function vmxX86Ops(host: Host, params: KvmParams): KvmX86Ops {
+  const module = loadModule(host, params);
+  return {
+    name: 'kvm_intel',
+    hardwareEnable: (cpu) => vmxHardwareEnable(host, module, cpu),
+    hardwareDisable: (cpu) => vmxHardwareDisable(host, module, cpu),
+    vmInit: () => 0,
+    vmDestroy: () => undefined,
+    vcpuCreate: (vcpu) => vmxVcpuCreate(vcpu, module),
+    vcpuFree: (vcpu) => vmxVcpuFree(vcpu, module),
+    vcpuReset: vmxVcpuReset,
+    vcpuLoad: vmxVcpuLoad,
+    vcpuPut: () => undefined,
+    vcpuAfterSetCpuid: vmxUpdateExceptionBitmap,
+    prepareSwitchToGuest: (vcpu) => vmxLoadUretMsrs(vmxCpu(vcpu), vcpu, module.uretOwner),
+    getMsr: (vcpu, msr) => vmxGetMsr(vcpu, msr),
+    setMsr: vmxSetMsr,
+    getMsrFeature: (msr) => vmxGetMsrFeature(host.machine.cpus[0]!, msr),
+    getSegment: vmxGetSegment,
+    setSegment: vmxSetSegment,
+    getCpl: vmxGetCpl,
+    isValidCr0: () => true,
+    setCr0: vmxSetCr0,
+    isValidCr4: () => true,
+    setCr4: vmxSetCr4,
+    setEfer: vmxSetEfer,
+    getIdt: (vcpu) => vmxGetDt(vcpu, 'IDTR'),
+    setIdt: (vcpu, dt) => vmxSetDt(vcpu, 'IDTR', dt),
+    getGdt: (vcpu) => vmxGetDt(vcpu, 'GDTR'),
+    setGdt: (vcpu, dt) => vmxSetDt(vcpu, 'GDTR', dt),
+    setDr7: vmxSetDr7,
+    cacheReg: vmxCacheReg,
+    getRflags: vmxGetRflags,
+    setRflags: vmxSetRflags,
+    flushTlbAll: vmxFlushTlbAll,
+    flushTlbCurrent: vmxFlushTlbCurrent,
+    flushTlbGuest: vmxFlushTlbGuest,
+    flushTlbGva: vmxFlushTlbGva,
+    vcpuPreRun: () => 1,
+    vcpuRun: vmxVcpuRun,
+    handleExit: (vcpu) => vmxHandleExit(vcpu),
+    handleExitIrqoff: vmxHandleExitIrqoff,
+    skipEmulatedInstruction: vmxSkipEmulatedInstruction,
+    getInterruptShadow: vmxGetInterruptShadow,
+    setInterruptShadow: vmxSetInterruptShadow,
+    injectIrq: vmxInjectIrq,
+    injectNmi: vmxInjectNmi,
+    injectException: vmxInjectException,
+    cancelInjection: vmxCancelInjection,
+    interruptAllowed: (vcpu) => vmxInterruptAllowed(vcpu),
+    nmiAllowed: (vcpu) => vmxNmiAllowed(vcpu),
+    getNmiMask: vmxGetNmiMask,
+    setNmiMask: vmxSetNmiMask,
+    enableNmiWindow: vmxEnableNmiWindow,
+    enableIrqWindow: vmxEnableIrqWindow,
+    updateExceptionBitmap: vmxUpdateExceptionBitmap,
+    updateCr8Intercept: () => undefined,
+    loadMmuPgd: vmxLoadMmuPgd,
+    getMtMask: () => EPT_MT_WB,
+    writeTscOffset: vmxWriteTscOffset,
+    cpuDirtyLogSize: 0,
+    getExitInfo: vmxGetExitInfo,
+    setVirtualApicMode: () => undefined,
+    nestedOps: null,
+  };
+}

@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/**
+ * Injection of interrupts, NMIs and exceptions, the windows that wait for it, and interruptibility. Mirrors the vmx_*
+ * functions of arch/x86/kvm/vmx/vmx.c, 6.12.
+ */
+import { KVM_X86_SHADOW_INT } from '../../../lib/uapi/vcpu_state.ts';
+import { VECTOR } from '../../../lib/x86/exceptions.ts';
+import { RFLAGS } from '../../../lib/x86/registers.ts';
+import { CPU_BASED } from '../../../lib/x86/vmx/controls.ts';
+import { INTR_INFO, INTR_TYPE } from '../../../lib/x86/vmx/intr_info.ts';
+import { VMCS_CTRL } from '../../../lib/x86/vmx/vmcs_ctrl.ts';
+import { VMCS_GUEST } from '../../../lib/x86/vmx/vmcs_guest.ts';
+import { VMCS_INFO } from '../../../lib/x86/vmx/vmcs_info.ts';
+import { BLOCKING } from '../../machine/cpu/state.ts';
+import { vmread32, vmwrite32 } from '../../machine/vmx/vmcs_access.ts';
+import type { Vcpu } from '../kvm_host.ts';
+import { TP } from '../trace_events.ts';
+import { toVmx, vmxCpu } from './vcpu_vmx.ts';
+
+/** Set or clear bits of the primary processor-based controls; an unchanged word is not written. */
+export function vmxChangeCpuBased(vcpu: Vcpu, set: number, clear: number): void {
+  const vmx = toVmx(vcpu);
+  const wanted = (vmx.cpuBased | set) & ~clear;
+  if (wanted === vmx.cpuBased) return;
+  vmx.cpuBased = wanted;
+  vmwrite32(vmxCpu(vcpu), VMCS_CTRL.CPU_BASED_VM_EXEC_CONTROL, wanted);
+}
+
+/** Injecting an event wakes a halted guest. */
+function clearHlt(vcpu: Vcpu): void {
+  const cpu = vmxCpu(vcpu);
+  if (vmread32(cpu, VMCS_GUEST.ACTIVITY_STATE) !== 0) vmwrite32(cpu, VMCS_GUEST.ACTIVITY_STATE, 0);
+}
+
+/** vmx_inject_irq(). */
+export function vmxInjectIrq(vcpu: Vcpu, reinjected: 'first' | 'again'): void {
+  const { nr, soft } = vcpu.arch.interrupt;
+  const { trace } = vcpu.kvm.module;
+  if (trace.on[TP.KVM_INJ_VIRQ] !== 0)
+    trace.record(TP.KVM_INJ_VIRQ, nr, soft ? 1 : 0, reinjected === 'again' ? 1 : 0);
+  vcpu.stat.irq_injections++;
+  const type = soft ? INTR_TYPE.SOFT_INTR : INTR_TYPE.EXT_INTR;
+  vmwrite32(vmxCpu(vcpu), VMCS_CTRL.VM_ENTRY_INTR_INFO_FIELD, nr | INTR_INFO.VALID_MASK | type);
+  clearHlt(vcpu);
+}
+
+/** vmx_inject_nmi(). */
+export function vmxInjectNmi(vcpu: Vcpu): void {
+  vcpu.stat.nmi_injections++;
+  const info = VECTOR.NMI | INTR_INFO.VALID_MASK | INTR_TYPE.NMI_INTR;
+  vmwrite32(vmxCpu(vcpu), VMCS_CTRL.VM_ENTRY_INTR_INFO_FIELD, info);
+  clearHlt(vcpu);
+}
+
+/** vmx_inject_exception(). */
+export function vmxInjectException(vcpu: Vcpu): void {
+  const ex = vcpu.arch.exception;
+  const cpu = vmxCpu(vcpu);
+  const soft = ex.vector === VECTOR.BP || ex.vector === VECTOR.OF;
+  let info = ex.vector | INTR_INFO.VALID_MASK | (soft ? INTR_TYPE.SOFT_EXCEPTION : INTR_TYPE.HARD_EXCEPTION);
+  if (ex.hasErrorCode) {
+    vmwrite32(cpu, VMCS_CTRL.VM_ENTRY_EXCEPTION_ERROR_CODE, ex.errorCode & 0xffff);
+    info |= INTR_INFO.DELIVER_CODE_MASK;
+  }
+  if (soft)
+    vmwrite32(cpu, VMCS_CTRL.VM_ENTRY_INSTRUCTION_LEN, vmread32(cpu, VMCS_INFO.VM_EXIT_INSTRUCTION_LEN));
+  vmwrite32(cpu, VMCS_CTRL.VM_ENTRY_INTR_INFO_FIELD, info);
+  clearHlt(vcpu);
+}
+
+/** vmx_cancel_injection(): the entry did not happen; what was to be injected is queued again. */
+export function vmxCancelInjection(vcpu: Vcpu): void {
+  const cpu = vmxCpu(vcpu);
+  const info = vmread32(cpu, VMCS_CTRL.VM_ENTRY_INTR_INFO_FIELD);
+  vmwrite32(cpu, VMCS_CTRL.VM_ENTRY_INTR_INFO_FIELD, 0);
+  if ((info & INTR_INFO.VALID_MASK) === 0) return;
+  const { arch } = vcpu;
+  switch (info & INTR_INFO.INTR_TYPE_MASK) {
+    case INTR_TYPE.NMI_INTR:
+      arch.nmiInjected = true;
+      return;
+    case INTR_TYPE.EXT_INTR:
+    case INTR_TYPE.SOFT_INTR:
+      arch.interrupt.injected = true;
+      return;
+    default:
+      arch.exception.injected = true;
+  }
+}
+
+/** vmx_get_interrupt_shadow(): KVM_X86_SHADOW_INT bits. */
+export function vmxGetInterruptShadow(vcpu: Vcpu): number {
+  const info = vmread32(vmxCpu(vcpu), VMCS_GUEST.INTERRUPTIBILITY_INFO);
+  return (
+    ((info & BLOCKING.STI) !== 0 ? KVM_X86_SHADOW_INT.STI : 0) |
+    ((info & BLOCKING.MOV_SS) !== 0 ? KVM_X86_SHADOW_INT.MOV_SS : 0)
+  );
+}
+
+/** vmx_set_interrupt_shadow(). */
+export function vmxSetInterruptShadow(vcpu: Vcpu, mask: number): void {
+  const cpu = vmxCpu(vcpu);
+  const old = vmread32(cpu, VMCS_GUEST.INTERRUPTIBILITY_INFO);
+  let info = old & ~(BLOCKING.STI | BLOCKING.MOV_SS);
+  if ((mask & KVM_X86_SHADOW_INT.MOV_SS) !== 0) info |= BLOCKING.MOV_SS;
+  else if ((mask & KVM_X86_SHADOW_INT.STI) !== 0) info |= BLOCKING.STI;
+  if (info !== old) vmwrite32(cpu, VMCS_GUEST.INTERRUPTIBILITY_INFO, info);
+}
+
+/** vmx_interrupt_allowed(). */
+export function vmxInterruptAllowed(vcpu: Vcpu): number {
+  const cpu = vmxCpu(vcpu);
+  if ((vmread32(cpu, VMCS_GUEST.RFLAGS) & RFLAGS.IF) === 0) return 0;
+  return (vmread32(cpu, VMCS_GUEST.INTERRUPTIBILITY_INFO) & (BLOCKING.STI | BLOCKING.MOV_SS)) === 0 ? 1 : 0;
+}
+
+/** vmx_nmi_allowed(). */
+export function vmxNmiAllowed(vcpu: Vcpu): number {
+  const blocked = BLOCKING.MOV_SS | BLOCKING.STI | BLOCKING.NMI;
+  return (vmread32(vmxCpu(vcpu), VMCS_GUEST.INTERRUPTIBILITY_INFO) & blocked) === 0 ? 1 : 0;
+}
+
+/** vmx_get_nmi_mask(). */
+export function vmxGetNmiMask(vcpu: Vcpu): boolean {
+  return (vmread32(vmxCpu(vcpu), VMCS_GUEST.INTERRUPTIBILITY_INFO) & BLOCKING.NMI) !== 0;
+}
+
+/** vmx_set_nmi_mask(). */
+export function vmxSetNmiMask(vcpu: Vcpu, masked: boolean): void {
+  const cpu = vmxCpu(vcpu);
+  const info = vmread32(cpu, VMCS_GUEST.INTERRUPTIBILITY_INFO);
+  vmwrite32(cpu, VMCS_GUEST.INTERRUPTIBILITY_INFO, masked ? info | BLOCKING.NMI : info & ~BLOCKING.NMI);
+}
+
+export function vmxEnableIrqWindow(vcpu: Vcpu): void {
+  vmxChangeCpuBased(vcpu, CPU_BASED.INTR_WINDOW_EXITING, 0);
+}
+
+/** vmx_enable_nmi_window(): blocked by STI alone, the next window that opens is that of interrupts. */
+export function vmxEnableNmiWindow(vcpu: Vcpu): void {
+  if ((vmread32(vmxCpu(vcpu), VMCS_GUEST.INTERRUPTIBILITY_INFO) & BLOCKING.STI) !== 0)
+    vmxEnableIrqWindow(vcpu);
+  else vmxChangeCpuBased(vcpu, CPU_BASED.NMI_WINDOW_EXITING, 0);
+}
+
+/** vmx_update_exception_bitmap(): with EPT a page fault is the guest's own business. */
+export function vmxUpdateExceptionBitmap(vcpu: Vcpu): void {
+  const vmx = toVmx(vcpu);
+  let bitmap = (1 << VECTOR.UD) | (1 << VECTOR.MC) | (1 << VECTOR.DB) | (1 << VECTOR.AC);
+  if (vcpu.arch.guestDebug !== 0) bitmap |= 1 << VECTOR.BP;
+  if (bitmap === vmx.exceptionBitmap) return;
+  vmx.exceptionBitmap = bitmap;
+  vmwrite32(vmxCpu(vcpu), VMCS_CTRL.EXCEPTION_BITMAP, bitmap);
+}

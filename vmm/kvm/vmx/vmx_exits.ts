@@ -1,0 +1,348 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/**
+ * What L0 does about each VM exit: kvm_vmx_exit_handlers[] and its handle_*() functions. Mirrors
+ * arch/x86/kvm/vmx/vmx.c, 6.12. A handler returns 1 to go on, 0 to go to userspace. Nested VMX is not offered to the
+ * guest yet: its instructions are undefined.
+ */
+import { KVM_EXIT, KVM_INTERNAL_ERROR } from '../../../lib/uapi/run.ts';
+import { KVM_MP_STATE } from '../../../lib/uapi/vcpu_state.ts';
+import { VECTOR, PFERR } from '../../../lib/x86/exceptions.ts';
+import { CR0, DR7, GPR } from '../../../lib/x86/registers.ts';
+import { CPU_BASED } from '../../../lib/x86/vmx/controls.ts';
+import {
+  CR_QUAL,
+  CR_QUAL_LMSW_SOURCE_SHIFT,
+  CR_QUAL_REG_SHIFT,
+  DR_QUAL,
+  DR_QUAL_REG_SHIFT,
+  EPT_VIOLATION,
+  IO_QUAL,
+  IO_QUAL_PORT_SHIFT,
+} from '../../../lib/x86/vmx/exit_quals.ts';
+import { EXIT_REASON, VMX_EXIT_REASONS } from '../../../lib/x86/vmx/exit_reasons.ts';
+import { INTR_INFO, INTR_TYPE } from '../../../lib/x86/vmx/intr_info.ts';
+import { VMCS_GUEST } from '../../../lib/x86/vmx/vmcs_guest.ts';
+import { VMCS_INFO } from '../../../lib/x86/vmx/vmcs_info.ts';
+import { gpa } from '../../../lib/x86/addr.ts';
+import { spend } from '../../machine/cost/ledger.ts';
+import { COST } from '../../machine/cost/points.ts';
+import { BLOCKING } from '../../machine/cpu/state.ts';
+import { vmread32, vmreadNum, vmwrite32 } from '../../machine/vmx/vmcs_access.ts';
+import type { Vcpu } from '../kvm_host.ts';
+import type { MaybeSteps } from '../kvm_host_x86.ts';
+import { KVM_REQ } from '../request_numbers.ts';
+import { kvmMakeRequest } from '../requests.ts';
+import { TP } from '../trace_events.ts';
+import {
+  kvmReadCr0,
+  kvmReadCr3,
+  kvmRegisterRead,
+  kvmRegisterRead32,
+  kvmRegisterWrite,
+  kvmRipAdvance,
+  low,
+  high,
+} from '../x86/cache_regs.ts';
+import { kvmSetCr0, kvmSetCr3, kvmSetCr4, kvmSetCr8, kvmSetXcr } from '../x86/cr.ts';
+import { kvmEmulateCpuid } from '../x86/cpuid.ts';
+import { kvmGetDr, kvmSetDr } from '../x86/dr.ts';
+import { kvmEmulateInstruction } from '../x86/emulate.ts';
+import { kvmInjectGp, kvmQueueException, kvmQueueExceptionE } from '../x86/events.ts';
+import { kvmLapicGetCr8 } from '../x86/lapic.ts';
+import { kvmHandleGpaFault } from '../x86/page_fault.ts';
+import { kvmFastPio } from '../x86/pio.ts';
+import { kvmEmulateRdmsr, kvmEmulateWrmsr } from '../x86/msr.ts';
+import { toVmx, vmxCpu } from './vcpu_vmx.ts';
+import { vmxChangeCpuBased } from './vmx_events.ts';
+
+type Handler = (vcpu: Vcpu) => MaybeSteps<number>;
+
+const qualification = (vcpu: Vcpu): number => vmread32(vmxCpu(vcpu), VMCS_INFO.EXIT_QUALIFICATION);
+
+/** vmx_skip_emulated_instruction(): RIP moves on, and the interrupt shadow of STI or MOV SS ends. */
+export function vmxSkipEmulatedInstruction(vcpu: Vcpu): number {
+  const cpu = vmxCpu(vcpu);
+  kvmRipAdvance(vcpu, vmread32(cpu, VMCS_INFO.VM_EXIT_INSTRUCTION_LEN));
+  const info = vmread32(cpu, VMCS_GUEST.INTERRUPTIBILITY_INFO);
+  const shadow = info & (BLOCKING.STI | BLOCKING.MOV_SS);
+  if (shadow !== 0) vmwrite32(cpu, VMCS_GUEST.INTERRUPTIBILITY_INFO, info & ~shadow);
+  return 1;
+}
+
+function handleExceptionNmi(vcpu: Vcpu): number {
+  const cpu = vmxCpu(vcpu);
+  const info = vmread32(cpu, VMCS_INFO.VM_EXIT_INTR_INFO);
+  const vector = info & INTR_INFO.VECTOR_MASK;
+  // A host NMI has been handled by the exit itself.
+  if ((info & INTR_INFO.INTR_TYPE_MASK) === INTR_TYPE.NMI_INTR) return 1;
+  if (vector === VECTOR.UD) {
+    kvmQueueException(vcpu, VECTOR.UD);
+    return 1;
+  }
+  if (vector === VECTOR.DB && vcpu.arch.guestDebug === 0) {
+    vcpu.arch.dr6 = (vcpu.arch.dr6 & ~0xf) | (qualification(vcpu) & 0xe00f);
+    vcpu.arch.dr7 &= ~DR7.GD;
+    kvmQueueException(vcpu, VECTOR.DB);
+    return 1;
+  }
+  if (vector === VECTOR.AC) {
+    kvmQueueExceptionE(vcpu, VECTOR.AC, vmread32(cpu, VMCS_INFO.VM_EXIT_INTR_ERROR_CODE));
+    return 1;
+  }
+  const { run } = vcpu;
+  run.exit_reason = vector === VECTOR.DB || vector === VECTOR.BP ? KVM_EXIT.DEBUG : KVM_EXIT.EXCEPTION;
+  run.ex.exception = vector;
+  run.ex.error_code =
+    (info & INTR_INFO.DELIVER_CODE_MASK) === 0 ? 0 : vmread32(cpu, VMCS_INFO.VM_EXIT_INTR_ERROR_CODE);
+  return 0;
+}
+
+function handleExternalInterrupt(vcpu: Vcpu): number {
+  vcpu.stat.irq_exits++;
+  return 1;
+}
+
+function handleTripleFault(vcpu: Vcpu): number {
+  vcpu.run.exit_reason = KVM_EXIT.SHUTDOWN;
+  vcpu.mmioNeeded = 0;
+  return 0;
+}
+
+function handleNmiWindow(vcpu: Vcpu): number {
+  vmxChangeCpuBased(vcpu, 0, CPU_BASED.NMI_WINDOW_EXITING);
+  vcpu.stat.nmi_window_exits++;
+  kvmMakeRequest(KVM_REQ.EVENT, vcpu);
+  return 1;
+}
+
+function handleInterruptWindow(vcpu: Vcpu): number {
+  vmxChangeCpuBased(vcpu, 0, CPU_BASED.INTR_WINDOW_EXITING);
+  kvmMakeRequest(KVM_REQ.EVENT, vcpu);
+  vcpu.stat.irq_window_exits++;
+  return 1;
+}
+
+function handleIo(vcpu: Vcpu): MaybeSteps<number> {
+  const qual = qualification(vcpu);
+  vcpu.stat.io_exits++;
+  if ((qual & IO_QUAL.STRING) !== 0) return kvmEmulateInstruction(vcpu);
+  const size = (qual & IO_QUAL.SIZE_MASK) + 1;
+  return kvmFastPio(vcpu, {
+    port: qual >>> IO_QUAL_PORT_SHIFT,
+    size,
+    direction: (qual & IO_QUAL.IN) !== 0 ? 'in' : 'out',
+  });
+}
+
+/** handle_cr(): MOV to and from control registers, CLTS, LMSW. */
+function handleCr(vcpu: Vcpu): MaybeSteps<number> {
+  const qual = qualification(vcpu);
+  const cr = qual & CR_QUAL.CR_MASK;
+  const reg = (qual & CR_QUAL.REG_MASK) >> CR_QUAL_REG_SHIFT;
+  const { trace } = vcpu.kvm.module;
+  switch (qual & CR_QUAL.TYPE_MASK) {
+    case CR_QUAL.TYPE_MOV_TO_CR:
+      if (trace.on[TP.KVM_CR] !== 0) trace.record(TP.KVM_CR, 1, cr, kvmRegisterRead(vcpu, reg));
+      return movToCr(vcpu, cr, reg);
+    case CR_QUAL.TYPE_MOV_FROM_CR: {
+      const value = cr === 3 ? kvmReadCr3(vcpu) : kvmLapicGetCr8(vcpu);
+      if (trace.on[TP.KVM_CR] !== 0) trace.record(TP.KVM_CR, 0, cr, value);
+      kvmRegisterWrite(vcpu, reg, value | 0, Math.floor(value / 2 ** 32));
+      return vmxSkipEmulatedInstruction(vcpu);
+    }
+    case CR_QUAL.TYPE_CLTS:
+      return completeCr(vcpu, kvmSetCr0(vcpu, BigInt(kvmReadCr0(vcpu) & ~CR0.TS) & 0xffff_ffffn));
+    default: {
+      const msw = (qual >>> CR_QUAL_LMSW_SOURCE_SHIFT) & 0xf;
+      // LMSW can set PE but not clear it.
+      const keep = kvmReadCr0(vcpu) & ~(CR0.MP | CR0.EM | CR0.TS);
+      return completeCr(vcpu, kvmSetCr0(vcpu, BigInt((keep | msw) >>> 0)));
+    }
+  }
+}
+
+/** kvm_complete_insn_gp(): a refused value is the guest's fault. */
+function completeCr(vcpu: Vcpu, err: number): number {
+  if (err === 0) return vmxSkipEmulatedInstruction(vcpu);
+  kvmInjectGp(vcpu, 0);
+  return 1;
+}
+
+function movToCr(vcpu: Vcpu, cr: number, reg: number): number {
+  const value = kvmRegisterRead(vcpu, reg);
+  switch (cr) {
+    case 0:
+      return completeCr(vcpu, kvmSetCr0(vcpu, value));
+    case 3:
+      return completeCr(vcpu, kvmSetCr3(vcpu, value));
+    case 4:
+      return completeCr(vcpu, kvmSetCr4(vcpu, value));
+    default:
+      return completeCr(vcpu, kvmSetCr8(vcpu, value));
+  }
+}
+
+/** handle_dr(). */
+function handleDr(vcpu: Vcpu): number {
+  const qual = qualification(vcpu);
+  const dr = qual & DR_QUAL.DR_MASK;
+  const reg = (qual & DR_QUAL.REG_MASK) >> DR_QUAL_REG_SHIFT;
+  if ((qual & DR_QUAL.MOV_FROM_DR) !== 0) {
+    const value = kvmGetDr(vcpu, dr);
+    kvmRegisterWrite(vcpu, reg, low(value), high(value));
+    return vmxSkipEmulatedInstruction(vcpu);
+  }
+  return completeCr(vcpu, kvmSetDr(vcpu, dr, kvmRegisterRead(vcpu, reg)));
+}
+
+function handleHlt(vcpu: Vcpu): MaybeSteps<number> {
+  vmxSkipEmulatedInstruction(vcpu);
+  return kvmEmulateHaltNoskip(vcpu);
+}
+
+/** kvm_emulate_halt_noskip(): without an in-kernel APIC, a halt is userspace's. */
+function kvmEmulateHaltNoskip(vcpu: Vcpu): number {
+  vcpu.stat.halt_exits++;
+  if (vcpu.arch.apic !== null) {
+    vcpu.arch.mpState = KVM_MP_STATE.HALTED;
+    return 1;
+  }
+  vcpu.run.exit_reason = KVM_EXIT.HLT;
+  return 0;
+}
+
+/** A hypercall: none is offered, -KVM_ENOSYS in RAX. */
+function handleVmcall(vcpu: Vcpu): number {
+  const { trace } = vcpu.kvm.module;
+  if (trace.on[TP.KVM_HYPERCALL] !== 0) {
+    const arg = (n: number): bigint => kvmRegisterRead(vcpu, n);
+    trace.record(TP.KVM_HYPERCALL, arg(GPR.RAX), arg(GPR.RBX), arg(GPR.RCX), arg(GPR.RDX), arg(GPR.RSI));
+  }
+  vcpu.stat.hypercalls++;
+  spend(vmxCpu(vcpu), COST.HYPERCALL);
+  kvmRegisterWrite(vcpu, GPR.RAX, -1000, -1);
+  return vmxSkipEmulatedInstruction(vcpu);
+}
+
+function undefinedInsn(vcpu: Vcpu): number {
+  kvmQueueException(vcpu, VECTOR.UD);
+  return 1;
+}
+
+const skip: Handler = (vcpu) => vmxSkipEmulatedInstruction(vcpu);
+
+/** handle_ept_violation(): the qualification becomes a page-fault error code. */
+function handleEptViolation(vcpu: Vcpu): MaybeSteps<number> {
+  const cpu = vmxCpu(vcpu);
+  const qual = vmread32(cpu, VMCS_INFO.EXIT_QUALIFICATION);
+  // IRET unblocked NMIs and then faulted: the unblocking must be undone.
+  if (
+    (toVmx(vcpu).exit.idtVectoring & INTR_INFO.VALID_MASK) === 0 &&
+    (qual & EPT_VIOLATION.NMI_UNBLOCKING) !== 0
+  ) {
+    vmwrite32(
+      cpu,
+      VMCS_GUEST.INTERRUPTIBILITY_INFO,
+      vmread32(cpu, VMCS_GUEST.INTERRUPTIBILITY_INFO) | BLOCKING.NMI,
+    );
+  }
+  const address = vmreadNum(cpu, VMCS_INFO.GUEST_PHYSICAL_ADDRESS);
+  const errorCode =
+    ((qual & EPT_VIOLATION.ACC_READ) !== 0 ? PFERR.USER : 0) |
+    ((qual & EPT_VIOLATION.ACC_WRITE) !== 0 ? PFERR.WRITE : 0) |
+    ((qual & EPT_VIOLATION.ACC_INSTR) !== 0 ? PFERR.FETCH : 0) |
+    ((qual & (EPT_VIOLATION.PROT_READ | EPT_VIOLATION.PROT_WRITE | EPT_VIOLATION.PROT_EXEC)) !== 0
+      ? PFERR.PRESENT
+      : 0);
+  spend(cpu, COST.L0_EXIT_FAULT);
+  return kvmHandleGpaFault(vcpu, gpa(address), errorCode);
+}
+
+/** handle_ept_misconfig(): with MMIO caching, an MMIO entry is misconfigured on purpose; anything else is L0's bug. */
+function handleEptMisconfig(vcpu: Vcpu): MaybeSteps<number> {
+  return kvmHandleGpaFault(vcpu, gpa(vmreadNum(vmxCpu(vcpu), VMCS_INFO.GUEST_PHYSICAL_ADDRESS)), PFERR.RSVD);
+}
+
+function handlePreemptionTimer(vcpu: Vcpu): number {
+  kvmMakeRequest(KVM_REQ.EVENT, vcpu);
+  return 1;
+}
+
+function handleXsetbv(vcpu: Vcpu): number {
+  const index = kvmRegisterRead32(vcpu, GPR.RCX);
+  const value = kvmRegisterRead32(vcpu, GPR.RAX);
+  const upper = kvmRegisterRead32(vcpu, GPR.RDX);
+  return completeCr(vcpu, kvmSetXcr(vcpu, index, (BigInt(upper) << 32n) | BigInt(value)));
+}
+
+/** Handlers by basic exit reason. */
+// prettier-ignore
+const HANDLERS: Readonly<Record<number, Handler>> = {
+  [EXIT_REASON.EXCEPTION_NMI]:       handleExceptionNmi,
+  [EXIT_REASON.EXTERNAL_INTERRUPT]:  handleExternalInterrupt,
+  [EXIT_REASON.TRIPLE_FAULT]:        handleTripleFault,
+  [EXIT_REASON.NMI_WINDOW]:          handleNmiWindow,
+  [EXIT_REASON.IO_INSTRUCTION]:      handleIo,
+  [EXIT_REASON.CR_ACCESS]:           handleCr,
+  [EXIT_REASON.DR_ACCESS]:           handleDr,
+  [EXIT_REASON.CPUID]:               (vcpu) => kvmEmulateCpuid(vcpu),
+  [EXIT_REASON.MSR_READ]:            (vcpu) => kvmEmulateRdmsr(vcpu),
+  [EXIT_REASON.MSR_WRITE]:           (vcpu) => kvmEmulateWrmsr(vcpu),
+  [EXIT_REASON.INTERRUPT_WINDOW]:    handleInterruptWindow,
+  [EXIT_REASON.HLT]:                 handleHlt,
+  [EXIT_REASON.INVD]:                skip,
+  [EXIT_REASON.RDPMC]:               (vcpu) => { kvmInjectGp(vcpu, 0); return 1; },
+  [EXIT_REASON.VMCALL]:              handleVmcall,
+  [EXIT_REASON.VMCLEAR]:             undefinedInsn,
+  [EXIT_REASON.VMLAUNCH]:            undefinedInsn,
+  [EXIT_REASON.VMPTRLD]:             undefinedInsn,
+  [EXIT_REASON.VMPTRST]:             undefinedInsn,
+  [EXIT_REASON.VMREAD]:              undefinedInsn,
+  [EXIT_REASON.VMRESUME]:            undefinedInsn,
+  [EXIT_REASON.VMWRITE]:             undefinedInsn,
+  [EXIT_REASON.VMOFF]:               undefinedInsn,
+  [EXIT_REASON.VMON]:                undefinedInsn,
+  [EXIT_REASON.INVEPT]:              undefinedInsn,
+  [EXIT_REASON.INVVPID]:             undefinedInsn,
+  [EXIT_REASON.GETSEC]:              undefinedInsn,
+  [EXIT_REASON.WBINVD]:              skip,
+  [EXIT_REASON.XSETBV]:              handleXsetbv,
+  [EXIT_REASON.EPT_VIOLATION]:       handleEptViolation,
+  [EXIT_REASON.EPT_MISCONFIG]:       handleEptMisconfig,
+  [EXIT_REASON.PAUSE_INSTRUCTION]:   skip,
+  [EXIT_REASON.MWAIT_INSTRUCTION]:   undefinedInsn,
+  [EXIT_REASON.MONITOR_INSTRUCTION]: undefinedInsn,
+  [EXIT_REASON.PREEMPTION_TIMER]:    handlePreemptionTimer,
+};
+
+/** __vmx_handle_exit(). */
+export function vmxHandleExit(vcpu: Vcpu): MaybeSteps<number> {
+  const vmx = toVmx(vcpu);
+  const { run } = vcpu;
+  const { reason } = vmx.exit;
+  if (vmx.fail !== 0) {
+    run.exit_reason = KVM_EXIT.FAIL_ENTRY;
+    run.fail_entry.hardware_entry_failure_reason = BigInt(
+      vmread32(vmxCpu(vcpu), VMCS_INFO.VM_INSTRUCTION_ERROR),
+    );
+    run.fail_entry.cpu = vmxCpu(vcpu).id;
+    return 0;
+  }
+  if ((reason & VMX_EXIT_REASONS.FAILED_VMENTRY) !== 0) {
+    run.exit_reason = KVM_EXIT.FAIL_ENTRY;
+    run.fail_entry.hardware_entry_failure_reason = BigInt(reason);
+    run.fail_entry.cpu = vmxCpu(vcpu).id;
+    return 0;
+  }
+  const handler = HANDLERS[reason & 0xffff];
+  if (handler !== undefined) {
+    spend(vmxCpu(vcpu), COST.L0_EXIT_LIGHT);
+    return handler(vcpu);
+  }
+  run.exit_reason = KVM_EXIT.INTERNAL_ERROR;
+  run.internal.suberror = KVM_INTERNAL_ERROR.UNEXPECTED_EXIT_REASON;
+  run.internal.ndata = 2;
+  run.internal.data[0] = BigInt(reason);
+  run.internal.data[1] = BigInt(vcpu.arch.lastVmentryCpu);
+  return 0;
+}

@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/**
+ * From L0 into the guest and back: vmx_vcpu_run() and vmx_vcpu_enter_exit() with the assembly around VMLAUNCH and
+ * VMRESUME, and vmx_complete_interrupts(). Mirrors arch/x86/kvm/vmx/vmx.c and vmenter.S, 6.12; leaves out speculation
+ * controls, PMU and the fast paths.
+ */
+import { APIC_DM, APIC_REG } from '../../../lib/x86/apic.ts';
+import { VMCS_CTRL } from '../../../lib/x86/vmx/vmcs_ctrl.ts';
+import { VMCS_INFO } from '../../../lib/x86/vmx/vmcs_info.ts';
+import { CR4 } from '../../../lib/x86/registers.ts';
+import { EXIT_REASON, VMX_EXIT_REASONS } from '../../../lib/x86/vmx/exit_reasons.ts';
+import { INTR_INFO, INTR_TYPE } from '../../../lib/x86/vmx/intr_info.ts';
+import { codeName } from '../../../lib/x86/bits.ts';
+import type { Steps } from '../../host/steps.ts';
+import type { Cpu } from '../../machine/cpu/cpu.ts';
+import { cpuRun } from '../../machine/cpu/system/run.ts';
+import { RUN, S } from '../../machine/cpu/state.ts';
+import { BugError } from '../../machine/errors.ts';
+import { vmlaunch, vmresume } from '../../machine/vmx/entry.ts';
+import { vmread32, vmreadHigh, vmwrite32 } from '../../machine/vmx/vmcs_access.ts';
+import { VMX_RESULT } from '../../machine/vmx/vmx_unit.ts';
+import type { Vcpu } from '../kvm_host.ts';
+import { EXIT_FASTPATH, type KvmExitInfo } from '../kvm_host_x86.ts';
+import { TP } from '../trace_events.ts';
+import { kvmRipRead } from '../x86/cache_regs.ts';
+import { vmxWriteDirtyRegs } from './vmx_regs.ts';
+import { toVmx, vmxCpu, type VcpuVmx } from './vcpu_vmx.ts';
+
+/** The vector of the host's reschedule interrupt: what makes a pCPU leave guest mode. */
+export const RESCHEDULE_VECTOR = 0xfd;
+
+/** What the assembly around the entry loads: GPRs but RSP, CR2, and what no VMCS field switches. */
+function loadGuestRegs(cpu: Cpu, vcpu: Vcpu, vmx: VcpuVmx): void {
+  const { s } = cpu;
+  const { arch } = vcpu;
+  const { regs } = arch;
+  for (let i = 0; i < 32; i++) s[S.GPR + i] = regs[i]!;
+  s[S.CR2] = arch.cr2Lo;
+  s[S.CR2 + 1] = arch.cr2Hi;
+  s[S.KERNEL_GS] = vmx.kernelGsBaseLo;
+  s[S.KERNEL_GS + 1] = vmx.kernelGsBaseHi;
+  if ((arch.cr4 & (CR4.OSXSAVE | CR4.PKE)) !== 0) {
+    s[S.XCR0] = arch.xcr0;
+    s[S.PKRU] = arch.pkru;
+  }
+}
+
+function saveGuestRegs(cpu: Cpu, vcpu: Vcpu, vmx: VcpuVmx): void {
+  const { s } = cpu;
+  const { arch } = vcpu;
+  const { regs } = arch;
+  for (let i = 0; i < 32; i++) regs[i] = s[S.GPR + i]!;
+  arch.cr2Lo = s[S.CR2]!;
+  arch.cr2Hi = s[S.CR2 + 1]!;
+  vmx.kernelGsBaseLo = s[S.KERNEL_GS]!;
+  vmx.kernelGsBaseHi = s[S.KERNEL_GS + 1]!;
+  if ((arch.cr4 & CR4.PKE) !== 0) arch.pkru = s[S.PKRU]!;
+  arch.regsAvail = 0;
+}
+
+/**
+ * Run the guest until it exits. The pCPU is the task's as long as it is in guest mode; when the slice ends, other pCPUs
+ * go on, and an interrupt that came for this one meanwhile makes the guest exit.
+ */
+function* runUntilExit(vcpu: Vcpu, cpu: Cpu): Steps<void> {
+  const { sched } = vcpu.kvm.host;
+  for (;;) {
+    if (sched.irqPending()) cpu.apic.receive(APIC_DM.FIXED, RESCHEDULE_VECTOR, 0);
+    const why = cpuRun(cpu, sched.sliceEnd());
+    if (why === RUN.VMEXIT) return;
+    if (why === RUN.SHUTDOWN) throw new BugError(`${vcpu.name}: pCPU ${cpu.id} shut down in guest mode`);
+    yield;
+  }
+}
+
+/** vmx_vcpu_run(). */
+export function* vmxVcpuRun(vcpu: Vcpu): Steps<number> {
+  const vmx = toVmx(vcpu);
+  const cpu = vmxCpu(vcpu);
+  const { trace } = vcpu.kvm.module;
+  if (trace.on[TP.KVM_ENTRY] !== 0) {
+    const info = vmread32(cpu, VMCS_CTRL.VM_ENTRY_INTR_INFO_FIELD);
+    const error = vmread32(cpu, VMCS_CTRL.VM_ENTRY_EXCEPTION_ERROR_CODE);
+    trace.record(TP.KVM_ENTRY, vcpu.vcpuId, kvmRipRead(vcpu), info, error, 0);
+  }
+  vmxWriteDirtyRegs(vcpu);
+  loadGuestRegs(cpu, vcpu, vmx);
+  const result = vmx.loadedVmcs.launched ? vmresume(cpu) : vmlaunch(cpu);
+  if (result === VMX_RESULT.SUCCEED) yield* runUntilExit(vcpu, cpu);
+  vmx.fail = result === VMX_RESULT.FAIL_INVALID || result === VMX_RESULT.FAIL_VALID ? result : 0;
+  saveGuestRegs(cpu, vcpu, vmx);
+  if (vmx.fail !== 0) {
+    vmx.exit.reason = VMX_EXIT_REASONS.FAILED_VMENTRY;
+    vmx.exit.idtVectoring = 0;
+    return EXIT_FASTPATH.NONE;
+  }
+  vmx.exit.reason = vmread32(cpu, VMCS_INFO.VM_EXIT_REASON);
+  vmx.exit.idtVectoring = 0;
+  if ((vmx.exit.reason & VMX_EXIT_REASONS.FAILED_VMENTRY) === 0) {
+    vmx.exit.idtVectoring = vmread32(cpu, VMCS_INFO.IDT_VECTORING_INFO_FIELD);
+    vmx.loadedVmcs.launched = true;
+  }
+  if (trace.on[TP.KVM_EXIT] !== 0) traceExit(vcpu);
+  if (vmx.exit.idtVectoring !== 0) completeInterrupts(vcpu, cpu, vmx.exit.idtVectoring);
+  else forgetInjected(vcpu);
+  return EXIT_FASTPATH.NONE;
+}
+
+/** The event that was being injected has been delivered. */
+function forgetInjected(vcpu: Vcpu): void {
+  vcpu.arch.nmiInjected = false;
+  vcpu.arch.exception.injected = false;
+  vcpu.arch.interrupt.injected = false;
+}
+
+/** __vmx_complete_interrupts(): an event whose delivery was cut short by the exit must be injected again. */
+function completeInterrupts(vcpu: Vcpu, cpu: Cpu, info: number): void {
+  forgetInjected(vcpu);
+  if ((info & INTR_INFO.VALID_MASK) === 0) return;
+  const { arch } = vcpu;
+  const vector = info & INTR_INFO.VECTOR_MASK;
+  const hasErrorCode = (info & INTR_INFO.DELIVER_CODE_MASK) !== 0;
+  switch (info & INTR_INFO.INTR_TYPE_MASK) {
+    case INTR_TYPE.NMI_INTR:
+      arch.nmiInjected = true;
+      break;
+    case INTR_TYPE.SOFT_EXCEPTION:
+    case INTR_TYPE.HARD_EXCEPTION:
+      arch.exception.injected = true;
+      arch.exception.pending = false;
+      arch.exception.vector = vector;
+      arch.exception.hasErrorCode = hasErrorCode;
+      arch.exception.errorCode = hasErrorCode ? vmread32(cpu, VMCS_INFO.IDT_VECTORING_ERROR_CODE) : 0;
+      break;
+    case INTR_TYPE.SOFT_INTR:
+    case INTR_TYPE.EXT_INTR:
+      arch.interrupt.injected = true;
+      arch.interrupt.soft = (info & INTR_INFO.INTR_TYPE_MASK) === INTR_TYPE.SOFT_INTR;
+      arch.interrupt.nr = vector;
+      break;
+    default:
+      return;
+  }
+  vmwrite32(cpu, VMCS_CTRL.VM_ENTRY_INSTRUCTION_LEN, vmread32(cpu, VMCS_INFO.VM_EXIT_INSTRUCTION_LEN));
+}
+
+/** vmx_get_exit_info(). */
+export function vmxGetExitInfo(vcpu: Vcpu, out: KvmExitInfo): void {
+  const cpu = vmxCpu(vcpu);
+  const { exit } = toVmx(vcpu);
+  out.reason = exit.reason;
+  out.info1 =
+    vmread32(cpu, VMCS_INFO.EXIT_QUALIFICATION) + vmreadHigh(cpu, VMCS_INFO.EXIT_QUALIFICATION) * 2 ** 32;
+  out.info2 = exit.idtVectoring;
+  out.intrInfo = vmread32(cpu, VMCS_INFO.VM_EXIT_INTR_INFO);
+  const valid = INTR_INFO.DELIVER_CODE_MASK | INTR_INFO.VALID_MASK;
+  out.errorCode =
+    (out.intrInfo & valid) === (valid | 0) ? vmread32(cpu, VMCS_INFO.VM_EXIT_INTR_ERROR_CODE) : 0;
+}
+
+/** The name of an exit reason as KVM's traces print it, with `FAILED_VMENTRY` appended. */
+export function exitReasonText(reason: number): string {
+  const name = codeName(EXIT_REASON, reason & 0xffff);
+  return (reason & VMX_EXIT_REASONS.FAILED_VMENTRY) !== 0 ? `${name} FAILED_VMENTRY` : name;
+}
+
+function traceExit(vcpu: Vcpu): void {
+  const info: KvmExitInfo = { reason: 0, info1: 0, info2: 0, intrInfo: 0, errorCode: 0 };
+  vmxGetExitInfo(vcpu, info);
+  const text = exitReasonText(info.reason);
+  vcpu.kvm.module.trace.record(
+    TP.KVM_EXIT,
+    vcpu.vcpuId,
+    text,
+    kvmRipRead(vcpu),
+    info.info1,
+    info.info2,
+    info.intrInfo,
+    info.errorCode,
+  );
+}
+
+/** vmx_handle_exit_irqoff(): the interrupt that made the guest exit was acknowledged by the exit; end it. */
+export function vmxHandleExitIrqoff(vcpu: Vcpu): void {
+  if (toVmx(vcpu).exit.reason !== EXIT_REASON.EXTERNAL_INTERRUPT) return;
+  vmxCpu(vcpu).apic.write(APIC_REG.EOI, 0);
+}

@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/**
+ * The guest's CPUID: what KVM offers (KVM_GET_SUPPORTED_CPUID), what userspace chose (KVM_SET_CPUID2), and the emulation
+ * of the instruction. Mirrors arch/x86/kvm/cpuid.c, 6.12; leaves out PV and Hyper-V leaves beyond the signature.
+ */
+import { ERRNO, KvmError } from '../../../lib/uapi/errno.ts';
+import { KVM_CPUID_FLAG, KVM_MAX_CPUID_ENTRIES, type KvmCpuidEntry2 } from '../../../lib/uapi/cpuid_msr.ts';
+import { CPUID_REG, X86_FEATURE, cpuidLeafHasIndex, type CpuidFeature } from '../../../lib/x86/cpuid.ts';
+import { CR4, GPR } from '../../../lib/x86/registers.ts';
+import { APICBASE } from '../../../lib/x86/apic.ts';
+import type { CpuidTable } from '../../machine/cpu/system/cpuid.ts';
+import type { Vcpu } from '../kvm_host.ts';
+import { TP } from '../trace_events.ts';
+import { kvmReadCr4, kvmRegisterRead32, kvmRegisterWrite } from './cache_regs.ts';
+
+const REGS = ['eax', 'ebx', 'ecx', 'edx'] as const;
+/** Features that the processor has but this L0 does not offer its guests. */
+const NOT_OFFERED: readonly CpuidFeature[] = [
+  X86_FEATURE.VMX,
+  X86_FEATURE.SMX,
+  X86_FEATURE.MWAIT,
+  X86_FEATURE.MTRR,
+];
+/** Leaves that describe the host and mean nothing to a guest. */
+const HIDDEN_LEAVES: readonly number[] = [0x5, 0xa];
+const KVM_SIGNATURE_LEAF = 0x4000_0000;
+
+/** kvm_get_supported_cpuid(): the processor's rows, less what L0 does not virtualise, plus its own features. */
+export function kvmGetSupportedCpuid(table: CpuidTable): KvmCpuidEntry2[] {
+  const entries = table
+    .rows()
+    .filter(([leaf]) => !HIDDEN_LEAVES.includes(leaf))
+    .map(([leaf, subleaf, eax, ebx, ecx, edx]): KvmCpuidEntry2 => {
+      const flags = cpuidLeafHasIndex(leaf) ? KVM_CPUID_FLAG.SIGNIFCANT_INDEX : 0;
+      const entry = {
+        function: leaf >>> 0,
+        index: subleaf,
+        flags,
+        eax: eax >>> 0,
+        ebx: ebx >>> 0,
+        ecx: ecx >>> 0,
+        edx: edx >>> 0,
+      };
+      for (const [fLeaf, fSub, reg, bit] of NOT_OFFERED) {
+        if (fLeaf === leaf && fSub === subleaf) entry[REGS[reg]!] &= ~(1 << bit);
+      }
+      for (const r of REGS) entry[r] >>>= 0;
+      return entry;
+    });
+  offer(entries, X86_FEATURE.TSC_DEADLINE_TIMER);
+  offer(entries, X86_FEATURE.X2APIC);
+  offer(entries, X86_FEATURE.HYPERVISOR);
+  // "KVMKVMKVM\0\0\0" in EBX, ECX, EDX; no paravirtual feature.
+  entries.push({
+    function: KVM_SIGNATURE_LEAF,
+    index: 0,
+    flags: 0,
+    eax: KVM_SIGNATURE_LEAF + 1,
+    ebx: 0x4b4d564b,
+    ecx: 0x564b4d56,
+    edx: 0x4d,
+  });
+  entries.push({ function: KVM_SIGNATURE_LEAF + 1, index: 0, flags: 0, eax: 0, ebx: 0, ecx: 0, edx: 0 });
+  return entries;
+}
+
+function offer(entries: readonly KvmCpuidEntry2[], [leaf, , reg, bit]: CpuidFeature): void {
+  const entry = entries.find((e) => e.function === leaf);
+  if (entry !== undefined) entry[REGS[reg]!] = (entry[REGS[reg]!] | (1 << bit)) >>> 0;
+}
+
+/** cpuid_entry2_find(). */
+export function kvmFindCpuidEntry(vcpu: Vcpu, leaf: number, index: number): KvmCpuidEntry2 | undefined {
+  return vcpu.arch.cpuidEntries.find(
+    (e) => e.function === leaf && ((e.flags & KVM_CPUID_FLAG.SIGNIFCANT_INDEX) === 0 || e.index === index),
+  );
+}
+
+/** guest_cpuid_has(). */
+export function guestHas(vcpu: Vcpu, [leaf, subleaf, reg, bit]: CpuidFeature): boolean {
+  const entry = kvmFindCpuidEntry(vcpu, leaf >>> 0, Math.max(subleaf, 0));
+  return entry !== undefined && ((entry[REGS[reg]!] >>> bit) & 1) === 1;
+}
+
+/** kvm_vcpu_ioctl_set_cpuid2(). */
+export function kvmSetCpuid2(vcpu: Vcpu, entries: readonly KvmCpuidEntry2[]): void {
+  if (entries.length > KVM_MAX_CPUID_ENTRIES)
+    throw new KvmError('KVM_SET_CPUID2', ERRNO.E2BIG, `${entries.length} entries`);
+  const widths = entries.find((e) => e.function === 0x8000_0008);
+  const virtual = widths === undefined ? 0 : (widths.eax >>> 8) & 0xff;
+  if (virtual !== 0 && virtual !== 48 && virtual !== 57) {
+    throw new KvmError('KVM_SET_CPUID2', ERRNO.EINVAL, `${virtual} linear address bits`);
+  }
+  vcpu.arch.cpuidEntries = entries.map((e) => ({ ...e }));
+  const physical = widths === undefined ? 36 : widths.eax & 0xff;
+  vcpu.arch.maxphyaddr = Math.min(physical, vcpu.kvm.module.caps.maxphyaddr);
+  vcpu.kvm.module.ops.vcpuAfterSetCpuid(vcpu);
+}
+
+/** kvm_update_cpuid_runtime(): bits that follow the vCPU's state. */
+function runtimeBits(vcpu: Vcpu, leaf: number, out: Uint32Array): void {
+  const cr4 = kvmReadCr4(vcpu);
+  const follow = ([, , reg, bit]: CpuidFeature, on: boolean): void => {
+    out[reg] = on ? out[reg]! | (1 << bit) : out[reg]! & ~(1 << bit);
+  };
+  if (leaf === 1) {
+    out[CPUID_REG.EBX] = (out[CPUID_REG.EBX]! & 0x00ff_ffff) | (vcpu.vcpuId << 24);
+    follow(X86_FEATURE.OSXSAVE, (cr4 & CR4.OSXSAVE) !== 0);
+    if ((vcpu.arch.apicBase & APICBASE.ENABLE) === 0) follow(X86_FEATURE.APIC, false);
+  } else if (leaf === 7) {
+    follow(X86_FEATURE.OSPKE, (cr4 & CR4.PKE) !== 0);
+  } else if (leaf === 0xb) {
+    out[CPUID_REG.EDX] = vcpu.vcpuId;
+  }
+}
+
+/** kvm_cpuid(): an Intel guest gets the highest basic leaf's data for a leaf out of range. */
+export function kvmCpuid(vcpu: Vcpu, leaf: number, index: number, out: Uint32Array): boolean {
+  let entry = kvmFindCpuidEntry(vcpu, leaf, index);
+  const exact = entry !== undefined;
+  let effective = leaf;
+  if (entry === undefined) {
+    const base = leaf >= 0x8000_0000 ? 0x8000_0000 : leaf >= KVM_SIGNATURE_LEAF ? KVM_SIGNATURE_LEAF : 0;
+    const max = kvmFindCpuidEntry(vcpu, base, 0)?.eax ?? 0;
+    const basic = kvmFindCpuidEntry(vcpu, 0, 0)?.eax ?? 0;
+    if (leaf > max) {
+      entry = kvmFindCpuidEntry(vcpu, basic, index);
+      effective = basic;
+    }
+  }
+  for (const [i, reg] of REGS.entries()) out[i] = entry?.[reg] ?? 0;
+  if (entry !== undefined) runtimeBits(vcpu, effective, out);
+  return exact;
+}
+
+/** kvm_emulate_cpuid(). */
+export function kvmEmulateCpuid(vcpu: Vcpu): number {
+  const leaf = kvmRegisterRead32(vcpu, GPR.RAX);
+  const index = kvmRegisterRead32(vcpu, GPR.RCX);
+  const result = new Uint32Array(4);
+  const found = kvmCpuid(vcpu, leaf, index, result);
+  const [eax, ebx, ecx, edx] = result as unknown as [number, number, number, number];
+  const { trace, ops } = vcpu.kvm.module;
+  if (trace.on[TP.KVM_CPUID] !== 0)
+    trace.record(TP.KVM_CPUID, leaf, index, eax, ebx, ecx, edx, found ? 1 : 0, 0);
+  kvmRegisterWrite(vcpu, GPR.RAX, eax, 0);
+  kvmRegisterWrite(vcpu, GPR.RBX, ebx, 0);
+  kvmRegisterWrite(vcpu, GPR.RCX, ecx, 0);
+  kvmRegisterWrite(vcpu, GPR.RDX, edx, 0);
+  return ops.skipEmulatedInstruction(vcpu);
+}

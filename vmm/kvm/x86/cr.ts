@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/**
+ * Control registers as the guest writes them: kvm_set_cr0(), cr3, cr4, cr8 and xcr of arch/x86/kvm/x86.c, 6.12, for
+ * two-dimensional paging. Zero means done, 1 that the guest gets a GP.
+ */
+import { CR0, CR4, EFER, XCR0 } from '../../../lib/x86/registers.ts';
+import type { Vcpu } from '../kvm_host.ts';
+import { KVM_REQ } from '../request_numbers.ts';
+import { kvmMakeRequest } from '../requests.ts';
+import { kvmReadCr0, kvmReadCr3, kvmReadCr4, markDirty, VCPU_EXREG } from './cache_regs.ts';
+import { guestHas } from './cpuid.ts';
+import { X86_FEATURE } from '../../../lib/x86/cpuid.ts';
+import { kvmLapicSetTpr } from './lapic.ts';
+import { kvmMmuResetContext } from '../mmu/mmu.ts';
+
+const CR0_DEFINED =
+  CR0.PE | CR0.MP | CR0.EM | CR0.TS | CR0.ET | CR0.NE | CR0.WP | CR0.AM | CR0.NW | CR0.CD | CR0.PG;
+const CR0_PAGING_BITS = CR0.PG | CR0.WP;
+/** Bits of CR4 that change how linear addresses are translated. */
+const CR4_TLBFLUSH_BITS = CR4.PGE | CR4.PCIDE | CR4.PAE | CR4.SMEP;
+
+/** kvm_is_valid_cr0(). */
+export function kvmIsValidCr0(cr0: bigint): boolean {
+  if (cr0 >> 32n !== 0n) return false;
+  const value = Number(cr0);
+  if ((value & CR0.NW) !== 0 && (value & CR0.CD) === 0) return false;
+  return (value & CR0.PG) === 0 || (value & CR0.PE) !== 0;
+}
+
+/** kvm_set_cr0(). */
+export function kvmSetCr0(vcpu: Vcpu, cr0: bigint): number {
+  if (!kvmIsValidCr0(cr0)) return 1;
+  const old = kvmReadCr0(vcpu);
+  const value = ((Number(cr0) | CR0.ET) & CR0_DEFINED) >>> 0;
+  const { efer } = vcpu.arch;
+  const enabling = (value & ~old & CR0.PG) !== 0;
+  // SDM, "MOV - Move to/from Control Registers": IA-32e paging needs PAE; leaving it with PCIDs on is refused.
+  if (enabling && (efer & EFER.LME) !== 0 && (kvmReadCr4(vcpu) & CR4.PAE) === 0) return 1;
+  if ((value & CR0.PG) === 0 && (kvmReadCr4(vcpu) & CR4.PCIDE) !== 0) return 1;
+  vcpu.kvm.module.ops.setCr0(vcpu, value);
+  if (((old ^ value) & CR0_PAGING_BITS) !== 0) {
+    if (((old ^ value) & CR0.PG) !== 0) kvmMakeRequest(KVM_REQ.TLB_FLUSH_GUEST, vcpu);
+    kvmMmuResetContext(vcpu);
+  }
+  return 0;
+}
+
+/** kvm_set_cr3(): under EPT the guest's own table; bit 63 asks for no flush and is not kept. */
+export function kvmSetCr3(vcpu: Vcpu, cr3: bigint): number {
+  const pcid = (kvmReadCr4(vcpu) & CR4.PCIDE) !== 0;
+  const noFlush = pcid && cr3 >> 63n === 1n;
+  const value = noFlush ? cr3 & ((1n << 63n) - 1n) : cr3;
+  if (value >> BigInt(vcpu.arch.maxphyaddr) !== 0n) return 1;
+  vcpu.arch.cr3 = Number(value);
+  markDirty(vcpu, VCPU_EXREG.CR3);
+  if (!noFlush) kvmMakeRequest(KVM_REQ.TLB_FLUSH_GUEST, vcpu);
+  return 0;
+}
+
+/** Bits of CR4 that this guest's CPUID does not offer. */
+function cr4Reserved(vcpu: Vcpu): number {
+  const optional: readonly [number, Parameters<typeof guestHas>[1]][] = [
+    [CR4.PCIDE, X86_FEATURE.PCID],
+    [CR4.OSXSAVE, X86_FEATURE.XSAVE],
+    [CR4.SMEP, X86_FEATURE.SMEP],
+    [CR4.SMAP, X86_FEATURE.SMAP],
+    [CR4.PKE, X86_FEATURE.PKU],
+    [CR4.FSGSBASE, X86_FEATURE.FSGSBASE],
+    [CR4.LA57, X86_FEATURE.LA57],
+    [CR4.UMIP, X86_FEATURE.UMIP],
+    [CR4.VMXE, X86_FEATURE.VMX],
+  ];
+  let reserved = ~(
+    CR4.VME |
+    CR4.PVI |
+    CR4.TSD |
+    CR4.DE |
+    CR4.PSE |
+    CR4.PAE |
+    CR4.MCE |
+    CR4.PGE |
+    CR4.PCE |
+    CR4.OSFXSR |
+    CR4.OSXMMEXCPT
+  );
+  for (const [bit, feature] of optional) if (guestHas(vcpu, feature)) reserved &= ~bit;
+  return reserved;
+}
+
+/** kvm_is_valid_cr4(). */
+export function kvmIsValidCr4(vcpu: Vcpu, cr4: bigint): boolean {
+  return cr4 >> 32n === 0n && (Number(cr4) & cr4Reserved(vcpu)) === 0;
+}
+
+/** kvm_set_cr4(). */
+export function kvmSetCr4(vcpu: Vcpu, cr4: bigint): number {
+  if (!kvmIsValidCr4(vcpu, cr4)) return 1;
+  const value = Number(cr4);
+  const old = kvmReadCr4(vcpu);
+  const longMode = (vcpu.arch.efer & EFER.LMA) !== 0;
+  if (longMode && ((value & CR4.PAE) === 0 || ((value ^ old) & CR4.LA57) !== 0)) return 1;
+  if ((value & ~old & CR4.PCIDE) !== 0 && (!longMode || (kvmReadCr3(vcpu) & 0xfff) !== 0)) return 1;
+  vcpu.kvm.module.ops.setCr4(vcpu, value);
+  const changed = old ^ value;
+  if ((changed & (CR4_TLBFLUSH_BITS | CR4.SMAP | CR4.PKE | CR4.LA57)) !== 0) kvmMmuResetContext(vcpu);
+  if ((changed & CR4_TLBFLUSH_BITS) !== 0) kvmMakeRequest(KVM_REQ.TLB_FLUSH_GUEST, vcpu);
+  return 0;
+}
+
+/** kvm_set_cr8(). */
+export function kvmSetCr8(vcpu: Vcpu, cr8: bigint): number {
+  if (cr8 > 0xfn) return 1;
+  kvmLapicSetTpr(vcpu, Number(cr8));
+  return 0;
+}
+
+/** __kvm_set_xcr(): XCR0 only, x87 always on, nothing that the processor lacks. */
+export function kvmSetXcr(vcpu: Vcpu, index: number, value: bigint): number {
+  if (index !== 0 || (value & BigInt(XCR0.X87)) === 0n) return 1;
+  const row = vcpu.kvm.host.machine.cpus[0]!.sys.cpuid.row(0xd, 0);
+  const supported = row === undefined ? 0n : (BigInt(row[5] >>> 0) << 32n) | BigInt(row[2] >>> 0);
+  if ((value & ~supported) !== 0n) return 1;
+  vcpu.arch.xcr0 = Number(value);
+  return 0;
+}

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/** Debug registers as the guest sees them: kvm_get_dr() and kvm_set_dr() of arch/x86/kvm/x86.c, 6.12. */
+import { DR6, DR7 } from '../../../lib/x86/registers.ts';
+import type { Vcpu } from '../kvm_host.ts';
+import { pair } from './cache_regs.ts';
+
+const DR6_VOLATILE = 0x0001_e00f;
+const DR7_VOLATILE = 0xffff_2bff;
+
+/** DR4 and DR5 are DR6 and DR7; the caller has checked CR4.DE. */
+export function kvmGetDr(vcpu: Vcpu, dr: number): bigint {
+  const { arch } = vcpu;
+  if (dr < 4) return pair(arch.db[2 * dr]!, arch.db[2 * dr + 1]!);
+  return BigInt((dr === 4 || dr === 6 ? arch.dr6 : arch.dr7) >>> 0);
+}
+
+/** 1: the value sets reserved bits. */
+export function kvmSetDr(vcpu: Vcpu, dr: number, value: bigint): number {
+  const { arch } = vcpu;
+  if (dr < 4) {
+    arch.db[2 * dr] = Number(BigInt.asIntN(32, value));
+    arch.db[2 * dr + 1] = Number(BigInt.asIntN(32, value >> 32n));
+    return 0;
+  }
+  if (value >> 32n !== 0n) return 1;
+  const low = Number(value);
+  if (dr === 4 || dr === 6) {
+    arch.dr6 = (low & DR6_VOLATILE) | (DR6.FIXED_1 & ~DR6_VOLATILE);
+  } else {
+    arch.dr7 = (low & DR7_VOLATILE) | DR7.FIXED_1;
+    vcpu.kvm.module.ops.setDr7(vcpu, arch.dr7 >>> 0);
+  }
+  return 0;
+}

@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/**
+ * L0's instruction emulator: what a guest does to memory that only L0 or userspace can answer for. Mirrors
+ * x86_emulate_instruction() of arch/x86/kvm/x86.c and emulate.c, 6.12, for the integer instructions that access one
+ * memory operand, and single turns of STOS and MOVS. Anything else ends in KVM_EXIT_INTERNAL_ERROR.
+ */
+import {
+  KVM_EXIT,
+  KVM_INTERNAL_ERROR,
+  KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES,
+} from '../../../lib/uapi/run.ts';
+import { PFERR } from '../../../lib/x86/exceptions.ts';
+import { GPR, RFLAGS } from '../../../lib/x86/registers.ts';
+import { spend } from '../../machine/cost/ledger.ts';
+import { COST } from '../../machine/cost/points.ts';
+import type { DecodedInsn } from '../../machine/cpu/decode/insn.ts';
+import { DECODE, FORM, OP } from '../../machine/cpu/decode/ops.ts';
+import type { Vcpu } from '../kvm_host.ts';
+import { TP } from '../trace_events.ts';
+import { kvmRegisterRead, kvmRegisterWrite, kvmRipAdvance, kvmRipRead, high, low } from './cache_regs.ts';
+import {
+  decodeGuestInsn,
+  immediate,
+  isFault,
+  linearAddress,
+  readRegister,
+  translateOperand,
+  writeRegister,
+  type EmulatedFault,
+} from './emulate_ctxt.ts';
+import { emulateBinary, emulateUnary } from './emulate_ops.ts';
+import { kvmInjectEmulatedException } from './events.ts';
+import { mmioExit, mmioPieces, readPiece, writePiece } from './mmio.ts';
+
+const toBytes = (value: bigint, size: number): Uint8Array =>
+  Uint8Array.from({ length: size }, (_, i) => Number((value >> BigInt(8 * i)) & 0xffn));
+const fromBytes = (bytes: Uint8Array): bigint => bytes.reduceRight((sum, b) => (sum << 8n) | BigInt(b), 0n);
+
+/** kvm_emulate_instruction(): 1 to go on, 0 to go to userspace. */
+export function kvmEmulateInstruction(vcpu: Vcpu): number {
+  spend(vcpu.kvm.host.sched.cpu, COST.L0_EMULATE);
+  vcpu.stat.insn_emulation++;
+  const decoded = decodeGuestInsn(vcpu);
+  if (isFault(decoded)) return injectFault(vcpu, decoded);
+  const { insn, bytes } = decoded;
+  const { trace } = vcpu.kvm.module;
+  if (trace.on[TP.KVM_EMULATE_INSN] !== 0) {
+    const text = [...bytes.subarray(0, insn.length)].map((b) => b.toString(16).padStart(2, '0')).join(' ');
+    trace.record(TP.KVM_EMULATE_INSN, 0, kvmRipRead(vcpu), text, 'prot64', insn.status === DECODE.OK ? 0 : 1);
+  }
+  if (insn.status !== DECODE.OK) return emulationFailure(vcpu, bytes);
+  const result = emulateDecoded(vcpu, insn);
+  return result ?? emulationFailure(vcpu, bytes);
+}
+
+function injectFault(vcpu: Vcpu, fault: EmulatedFault): number {
+  kvmInjectEmulatedException(vcpu, fault.vector, fault.errorCode, {
+    lo: low(fault.linear),
+    hi: high(fault.linear),
+  });
+  return 1;
+}
+
+/** handle_emulation_failure(): userspace sees the bytes. */
+function emulationFailure(vcpu: Vcpu, bytes: Uint8Array): number {
+  vcpu.stat.insn_emulation_fail++;
+  const { run } = vcpu;
+  run.exit_reason = KVM_EXIT.INTERNAL_ERROR;
+  run.emulation_failure.suberror = KVM_INTERNAL_ERROR.EMULATION;
+  run.emulation_failure.ndata = bytes.length === 0 ? 0 : 4;
+  run.emulation_failure.flags =
+    bytes.length === 0 ? 0n : BigInt(KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES);
+  run.emulation_failure.insn_size = bytes.length;
+  run.emulation_failure.insn_bytes.fill(0x90);
+  run.emulation_failure.insn_bytes.set(bytes);
+  run.internal.suberror = KVM_INTERNAL_ERROR.EMULATION;
+  run.internal.ndata = run.emulation_failure.ndata;
+  return 0;
+}
+
+/** Undefined: not an instruction that is emulated. */
+function emulateDecoded(vcpu: Vcpu, insn: DecodedInsn): number | undefined {
+  if (insn.op === OP.STOS || insn.op === OP.MOVS) return emulateString(vcpu, insn);
+  if (!insn.memory) return undefined;
+  const linear = linearAddress(vcpu, insn);
+  if (isPlainStore(insn)) return store(vcpu, insn, linear, storeValue(vcpu, insn), () => finish(vcpu, insn));
+  return load(vcpu, insn, linear, insn.srcSize, (value) => execute(vcpu, insn, linear, value));
+}
+
+const isPlainStore = (insn: DecodedInsn): boolean =>
+  (insn.op === OP.MOV || insn.op === OP.MOVNTI) && (insn.form === FORM.RM_R || insn.form === FORM.RM_I);
+
+const storeValue = (vcpu: Vcpu, insn: DecodedInsn): bigint =>
+  insn.form === FORM.RM_I ? immediate(insn, insn.size) : readRegister(vcpu, insn.reg, insn.size);
+
+/** The instruction is done: RIP moves on and the interrupt shadow ends. */
+function finish(vcpu: Vcpu, insn: DecodedInsn): number {
+  kvmRipAdvance(vcpu, insn.length);
+  vcpu.kvm.module.ops.setInterruptShadow(vcpu, 0);
+  return 1;
+}
+
+/** Read the memory operand, here or through userspace, and go on with its value. */
+function load(
+  vcpu: Vcpu,
+  insn: DecodedInsn,
+  linear: bigint,
+  size: number,
+  then: (value: bigint) => number | undefined,
+): number | undefined {
+  const where = translateOperand(vcpu, linear, size, isReadOnlyOp(insn) ? 0 : PFERR.WRITE);
+  if (isFault(where)) return injectFault(vcpu, where);
+  const operand = new Uint8Array(size);
+  const pieces = mmioPieces(where.first, where.second, size);
+  const open = pieces.filter((p) => !readPiece(vcpu, p, operand.subarray(p.offset, p.offset + p.length)));
+  if (open.length === 0) return then(fromBytes(operand));
+  return mmioExit(
+    vcpu,
+    open,
+    operand,
+    0,
+    () => then(fromBytes(operand)) ?? emulationFailure(vcpu, new Uint8Array(0)),
+  );
+}
+
+/** Write the memory operand, here or through userspace. */
+function store(vcpu: Vcpu, insn: DecodedInsn, linear: bigint, value: bigint, then: () => number): number {
+  const where = translateOperand(vcpu, linear, insn.size, PFERR.WRITE);
+  if (isFault(where)) return injectFault(vcpu, where);
+  const operand = toBytes(value, insn.size);
+  const pieces = mmioPieces(where.first, where.second, insn.size);
+  const open = pieces.filter((p) => !writePiece(vcpu, p, operand.subarray(p.offset, p.offset + p.length)));
+  const done = then();
+  // As in KVM, the instruction is complete when userspace sees the write.
+  return open.length === 0 ? done : mmioExit(vcpu, open, operand, 1, () => 1);
+}
+
+const isReadOnlyOp = (insn: DecodedInsn): boolean =>
+  insn.form === FORM.R_RM || insn.form === FORM.R_RM_I || insn.op === OP.CMP || insn.op === OP.TEST;
+
+/** The operation, with the memory operand's value known. */
+function execute(vcpu: Vcpu, insn: DecodedInsn, linear: bigint, value: bigint): number | undefined {
+  switch (insn.op) {
+    case OP.MOV:
+    case OP.MOVZX:
+      writeRegister(vcpu, insn.reg, insn.size, value);
+      return finish(vcpu, insn);
+    case OP.MOVSX:
+    case OP.MOVSXD:
+      writeRegister(
+        vcpu,
+        insn.reg,
+        insn.size,
+        BigInt.asUintN(insn.size * 8, BigInt.asIntN(insn.srcSize * 8, value)),
+      );
+      return finish(vcpu, insn);
+    case OP.XCHG: {
+      const register = readRegister(vcpu, insn.reg, insn.size);
+      return store(vcpu, insn, linear, register, () => {
+        writeRegister(vcpu, insn.reg, insn.size, value);
+        return finish(vcpu, insn);
+      });
+    }
+    default:
+      return executeAlu(vcpu, insn, linear, value);
+  }
+}
+
+function executeAlu(vcpu: Vcpu, insn: DecodedInsn, linear: bigint, value: bigint): number | undefined {
+  const { ops } = vcpu.kvm.module;
+  const rflags = ops.getRflags(vcpu);
+  const toRegister = insn.form === FORM.R_RM;
+  const other =
+    insn.form === FORM.RM_I ? immediate(insn, insn.size) : readRegister(vcpu, insn.reg, insn.size);
+  const result =
+    insn.form === FORM.RM
+      ? emulateUnary(insn.op, insn.size, value, rflags)
+      : emulateBinary(insn.op, insn.size, toRegister ? other : value, toRegister ? value : other, rflags);
+  if (result === undefined) return undefined;
+  const commit = (): number => {
+    ops.setRflags(vcpu, result.rflags);
+    return finish(vcpu, insn);
+  };
+  if (result.value === undefined) return commit();
+  if (!toRegister) return store(vcpu, insn, linear, result.value, commit);
+  writeRegister(vcpu, insn.reg, insn.size, result.value);
+  return commit();
+}
+
+/** One turn of STOS or MOVS; the repeat goes on by itself, since RIP stays until RCX is zero. */
+function emulateString(vcpu: Vcpu, insn: DecodedInsn): number | undefined {
+  if (insn.addressSize !== 8) return undefined;
+  if (insn.rep !== 0 && kvmRegisterRead(vcpu, GPR.RCX) === 0n) return finish(vcpu, insn);
+  const to = kvmRegisterRead(vcpu, GPR.RDI);
+  const turn = (): number => stringTurn(vcpu, insn);
+  if (insn.op === OP.STOS) return store(vcpu, insn, to, readRegister(vcpu, GPR.RAX, insn.size), turn);
+  const from = kvmRegisterRead(vcpu, GPR.RSI);
+  return load(vcpu, { ...insn, form: FORM.R_RM }, from, insn.size, (value) =>
+    store(vcpu, insn, to, value, turn),
+  );
+}
+
+function stringTurn(vcpu: Vcpu, insn: DecodedInsn): number {
+  const back = (vcpu.kvm.module.ops.getRflags(vcpu) & RFLAGS.DF) !== 0;
+  const step = BigInt(back ? -insn.size : insn.size);
+  const move = (reg: number, by: bigint): bigint => {
+    const value = BigInt.asUintN(64, kvmRegisterRead(vcpu, reg) + by);
+    kvmRegisterWrite(vcpu, reg, low(value), high(value));
+    return value;
+  };
+  move(GPR.RDI, step);
+  if (insn.op === OP.MOVS) move(GPR.RSI, step);
+  if (insn.rep !== 0 && move(GPR.RCX, -1n) !== 0n) return 1;
+  return finish(vcpu, insn);
+}

@@ -1,0 +1,52 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/**
+ * Copies between L0 and guest memory by guest-physical address: kvm_vcpu_read_guest() and kvm_vcpu_write_guest() of
+ * virt/kvm/kvm_main.c, 6.12. Plain code: a page that would have to be waited for counts as inaccessible.
+ */
+import { PAGE_SIZE, gfn, hva, offsetInPage, type Gpa } from '../../../lib/x86/addr.ts';
+import { ERRNO } from '../../../lib/uapi/errno.ts';
+import { copyFromUser, copyToUser } from '../../host/mm/user_access.ts';
+import { gfnToHvaSlot, kvmVcpuGfnToMemslot } from '../guest_memory.ts';
+import { kvmIsErrorHva, type Vcpu } from '../kvm_host.ts';
+import { markPageDirtyInSlot } from '../dirty_bitmap.ts';
+
+/** Split [addr, addr + length) at page borders. */
+function forEachPage(
+  addr: Gpa,
+  length: number,
+  use: (page: number, offset: number, done: number, piece: number) => number,
+): number {
+  for (let done = 0; done < length;) {
+    const at = addr + done;
+    const offset = offsetInPage(at);
+    const piece = Math.min(length - done, PAGE_SIZE - offset);
+    const err = use(Math.floor(at / PAGE_SIZE), offset, done, piece);
+    if (err < 0) return err;
+    done += piece;
+  }
+  return 0;
+}
+
+/** 0 or -EFAULT. */
+export function kvmVcpuReadGuest(vcpu: Vcpu, addr: Gpa, out: Uint8Array): number {
+  return forEachPage(addr, out.length, (page, offset, done, piece) => {
+    const address = gfnToHvaSlot(kvmVcpuGfnToMemslot(vcpu, gfn(page)), gfn(page), 'read');
+    if (kvmIsErrorHva(address)) return -ERRNO.EFAULT;
+    return copyFromUser(vcpu.kvm.mm, out.subarray(done, done + piece), hva(address + offset)) < 0
+      ? -ERRNO.EFAULT
+      : 0;
+  });
+}
+
+/** 0 or -EFAULT; a read-only slot refuses. Written pages are dirty. */
+export function kvmVcpuWriteGuest(vcpu: Vcpu, addr: Gpa, bytes: Uint8Array): number {
+  return forEachPage(addr, bytes.length, (page, offset, done, piece) => {
+    const slot = kvmVcpuGfnToMemslot(vcpu, gfn(page));
+    const address = gfnToHvaSlot(slot, gfn(page), 'write');
+    if (slot === null || kvmIsErrorHva(address)) return -ERRNO.EFAULT;
+    if (copyToUser(vcpu.kvm.mm, hva(address + offset), bytes.subarray(done, done + piece)) < 0)
+      return -ERRNO.EFAULT;
+    markPageDirtyInSlot(slot, gfn(page));
+    return 0;
+  });
+}

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/**
+ * MSRs that are alike on both vendors: kvm_get_msr_common() and kvm_set_msr_common() of arch/x86/kvm/x86.c, 6.12, the
+ * emulation of RDMSR and WRMSR, and the lists for userspace. Leaves out PMU, MCE banks, MTRRs and PV MSRs.
+ */
+import { KVM_EXIT } from '../../../lib/uapi/run.ts';
+import { KVM_MSR_EXIT_REASON, type KvmMsrEntry } from '../../../lib/uapi/cpuid_msr.ts';
+import { APIC_BASE_MSR, APIC_END_MSR } from '../../../lib/x86/apic.ts';
+import { X86_FEATURE } from '../../../lib/x86/cpuid.ts';
+import { MISC_ENABLE, MSR } from '../../../lib/x86/msr.ts';
+import { CR0, EFER, GPR } from '../../../lib/x86/registers.ts';
+import type { Vcpu } from '../kvm_host.ts';
+import { KVM_REQ } from '../request_numbers.ts';
+import { kvmMakeRequest } from '../requests.ts';
+import { TP } from '../trace_events.ts';
+import { kvmReadCr0, kvmRegisterRead32, kvmRegisterWrite, high, low, pair } from './cache_regs.ts';
+import { guestHas } from './cpuid.ts';
+import { kvmInjectGp } from './events.ts';
+import { kvmSetApicBase, lapicInKernel, vcpuApic } from './lapic.ts';
+
+export type MsrBy = 'guest' | 'host';
+
+/** KVM_GET_MSR_INDEX_LIST: what userspace saves and restores. */
+export const MSRS_TO_SAVE: readonly number[] = [
+  MSR.IA32_SYSENTER_CS,
+  MSR.IA32_SYSENTER_ESP,
+  MSR.IA32_SYSENTER_EIP,
+  MSR.STAR,
+  MSR.CSTAR,
+  MSR.KERNEL_GS_BASE,
+  MSR.SYSCALL_MASK,
+  MSR.LSTAR,
+  MSR.IA32_TSC,
+  MSR.IA32_CR_PAT,
+  MSR.TSC_AUX,
+  MSR.IA32_TSC_ADJUST,
+  MSR.IA32_TSC_DEADLINE,
+  MSR.IA32_MISC_ENABLE,
+  MSR.IA32_APICBASE,
+];
+
+/** Bits of EFER that a guest may have. */
+const EFER_VALID = BigInt(EFER.SCE | EFER.LME | EFER.LMA | EFER.NXE);
+/** A PAT entry is one of the memory types 0, 1, 4, 5, 6, 7. */
+const patValid = (value: bigint): boolean =>
+  Array.from({ length: 8 }, (_, i) => Number((value >> BigInt(8 * i)) & 0xffn)).every((t) =>
+    [0, 1, 4, 5, 6, 7].includes(t),
+  );
+
+/** kvm_read_l1_tsc(): of the pCPU's clock as it is now. */
+export function kvmReadL1Tsc(vcpu: Vcpu): bigint {
+  return BigInt.asUintN(64, BigInt(Math.floor(vcpu.kvm.host.sched.now())) + vcpu.arch.l1TscOffset);
+}
+
+/** kvm_vcpu_write_tsc_offset(). */
+export function kvmWriteTscOffset(vcpu: Vcpu, offset: bigint): void {
+  const { trace, ops } = vcpu.kvm.module;
+  if (trace.on[TP.KVM_WRITE_TSC_OFFSET] !== 0)
+    trace.record(TP.KVM_WRITE_TSC_OFFSET, vcpu.vcpuId, vcpu.arch.l1TscOffset, offset);
+  vcpu.arch.l1TscOffset = offset;
+  ops.writeTscOffset(vcpu);
+  if (lapicInKernel(vcpu)) vcpuApic(vcpu).apic.timer.tscChanged();
+}
+
+/** kvm_synchronize_tsc() for one vCPU: the guest's TSC reads `value` now. */
+export function kvmSetTsc(vcpu: Vcpu, value: bigint): void {
+  kvmWriteTscOffset(vcpu, BigInt.asIntN(64, value - BigInt(Math.floor(vcpu.kvm.host.sched.now()))));
+}
+
+/** set_efer(): 1 is refused. */
+export function kvmSetEfer(vcpu: Vcpu, value: bigint, by: MsrBy): number {
+  if ((value & ~EFER_VALID) !== 0n) return 1;
+  const old = vcpu.arch.efer;
+  const efer = Number(value);
+  const paging = (kvmReadCr0(vcpu) & CR0.PG) !== 0;
+  if (by === 'guest' && paging && ((old ^ efer) & EFER.LME) !== 0) return 1;
+  const lma = by === 'guest' ? old & EFER.LMA : efer & EFER.LMA;
+  vcpu.kvm.module.ops.setEfer(vcpu, (efer & ~EFER.LMA) | lma);
+  if (((old ^ efer) & EFER.NXE) !== 0) kvmMakeRequest(KVM_REQ.TLB_FLUSH_GUEST, vcpu);
+  return 0;
+}
+
+/** kvm_get_msr_common(): 0, or 1 if there is no such MSR. */
+export function kvmGetMsrCommon(vcpu: Vcpu, msr: KvmMsrEntry): number {
+  const { arch } = vcpu;
+  switch (msr.index) {
+    case MSR.IA32_TSC:
+      msr.data = kvmReadL1Tsc(vcpu);
+      return 0;
+    case MSR.IA32_TSC_ADJUST:
+      msr.data = arch.iaTscAdjust;
+      return 0;
+    case MSR.IA32_TSC_DEADLINE:
+      msr.data = lapicInKernel(vcpu)
+        ? pair(vcpuApic(vcpu).apic.timer.tscDeadlineLo, vcpuApic(vcpu).apic.timer.tscDeadlineHi)
+        : 0n;
+      return 0;
+    case MSR.IA32_APICBASE:
+      msr.data = BigInt(arch.apicBase);
+      return 0;
+    case MSR.IA32_CR_PAT:
+      msr.data = arch.pat;
+      return 0;
+    case MSR.EFER:
+      msr.data = BigInt(arch.efer);
+      return 0;
+    case MSR.IA32_MISC_ENABLE:
+      msr.data = arch.miscEnable;
+      return 0;
+    case MSR.IA32_UCODE_REV:
+      msr.data = 0x1_0000_0000n;
+      return 0;
+    case MSR.IA32_FEAT_CTL:
+      msr.data = 1n;
+      return 0;
+    default:
+      return isX2apic(msr.index) ? x2apicRead(vcpu, msr) : 1;
+  }
+}
+
+const isX2apic = (index: number): boolean => index >= APIC_BASE_MSR && index < APIC_END_MSR;
+
+function x2apicRead(vcpu: Vcpu, msr: KvmMsrEntry): number {
+  const out = new Int32Array(2);
+  if (!lapicInKernel(vcpu) || !vcpuApic(vcpu).apic.readMsr(msr.index, out)) return 1;
+  msr.data = pair(out[0]!, out[1]!);
+  return 0;
+}
+
+function x2apicWrite(vcpu: Vcpu, msr: KvmMsrEntry): number {
+  return lapicInKernel(vcpu) && vcpuApic(vcpu).apic.writeMsr(msr.index, low(msr.data), high(msr.data))
+    ? 0
+    : 1;
+}
+
+/** kvm_set_msr_common(): 0, or 1 if the value or the MSR is refused. */
+export function kvmSetMsrCommon(vcpu: Vcpu, msr: KvmMsrEntry, by: MsrBy): number {
+  const { arch } = vcpu;
+  switch (msr.index) {
+    case MSR.IA32_TSC:
+      return writeTsc(vcpu, msr.data, by);
+    case MSR.IA32_TSC_ADJUST:
+      return writeTscAdjust(vcpu, msr.data, by);
+    case MSR.IA32_TSC_DEADLINE:
+      if (lapicInKernel(vcpu)) vcpuApic(vcpu).apic.timer.writeTscDeadline(low(msr.data), high(msr.data));
+      return 0;
+    case MSR.IA32_APICBASE:
+      return kvmSetApicBase(vcpu, msr.data, by);
+    case MSR.IA32_CR_PAT:
+      if (!patValid(msr.data)) return 1;
+      arch.pat = msr.data;
+      return 0;
+    case MSR.EFER:
+      return kvmSetEfer(vcpu, msr.data, by);
+    case MSR.IA32_MISC_ENABLE:
+      arch.miscEnable = (msr.data & ~BigInt(MISC_ENABLE.EMON)) | (arch.miscEnable & BigInt(MISC_ENABLE.EMON));
+      return 0;
+    case MSR.IA32_UCODE_REV:
+    case MSR.IA32_FEAT_CTL:
+      return by === 'host' ? 0 : 1;
+    default:
+      return isX2apic(msr.index) ? x2apicWrite(vcpu, msr) : 1;
+  }
+}
+
+/** A guest's write moves IA32_TSC_ADJUST along. SDM, "Time-Stamp Counter Adjustment". */
+function writeTsc(vcpu: Vcpu, value: bigint, by: MsrBy): number {
+  if (by === 'guest') {
+    const delta = BigInt.asIntN(64, value - kvmReadL1Tsc(vcpu));
+    vcpu.arch.iaTscAdjust = BigInt.asUintN(64, vcpu.arch.iaTscAdjust + delta);
+  }
+  kvmSetTsc(vcpu, value);
+  return 0;
+}
+
+function writeTscAdjust(vcpu: Vcpu, value: bigint, by: MsrBy): number {
+  if (by === 'guest') {
+    if (!guestHas(vcpu, X86_FEATURE.TSC_ADJUST)) return 1;
+    const delta = BigInt.asIntN(64, value - vcpu.arch.iaTscAdjust);
+    kvmWriteTscOffset(vcpu, BigInt.asIntN(64, vcpu.arch.l1TscOffset + delta));
+  }
+  vcpu.arch.iaTscAdjust = value;
+  return 0;
+}
+
+function traceMsr(vcpu: Vcpu, write: 0 | 1, msr: KvmMsrEntry, failed: boolean): void {
+  const { trace } = vcpu.kvm.module;
+  if (trace.on[TP.KVM_MSR] !== 0) trace.record(TP.KVM_MSR, write, msr.index, msr.data, failed ? 1 : 0);
+}
+
+/** An MSR that the guest may not access: GP, or userspace if KVM_CAP_X86_USER_SPACE_MSR asked for it. */
+function refused(vcpu: Vcpu, msr: KvmMsrEntry, exit: number, complete: (vcpu: Vcpu) => number): number {
+  const { module, arch } = vcpu.kvm;
+  if (module.params['kvm.ignore_msrs'] !== 0) return complete(vcpu);
+  if ((arch.userSpaceMsrMask & KVM_MSR_EXIT_REASON.UNKNOWN) === 0) {
+    kvmInjectGp(vcpu, 0);
+    return 1;
+  }
+  const { run } = vcpu;
+  run.exit_reason = exit;
+  run.msr.error = 0;
+  run.msr.reason = KVM_MSR_EXIT_REASON.UNKNOWN;
+  run.msr.index = msr.index;
+  run.msr.data = msr.data;
+  vcpu.arch.completeUserspaceIo = (v) => {
+    if (v.run.msr.error === 0) return complete(v);
+    kvmInjectGp(v, 0);
+    return 1;
+  };
+  return 0;
+}
+
+function completeRead(vcpu: Vcpu, data: bigint): number {
+  kvmRegisterWrite(vcpu, GPR.RAX, low(data), 0);
+  kvmRegisterWrite(vcpu, GPR.RDX, high(data), 0);
+  return vcpu.kvm.module.ops.skipEmulatedInstruction(vcpu);
+}
+
+/** kvm_emulate_rdmsr(). */
+export function kvmEmulateRdmsr(vcpu: Vcpu): number {
+  const { ops } = vcpu.kvm.module;
+  const msr: KvmMsrEntry = { index: kvmRegisterRead32(vcpu, GPR.RCX), data: 0n };
+  const failed = ops.getMsr(vcpu, msr, 'guest') !== 0;
+  traceMsr(vcpu, 0, msr, failed);
+  if (failed)
+    return refused(vcpu, msr, KVM_EXIT.X86_RDMSR, (v) =>
+      completeRead(v, v.run.exit_reason === KVM_EXIT.X86_RDMSR ? v.run.msr.data : 0n),
+    );
+  return completeRead(vcpu, msr.data);
+}
+
+/** kvm_emulate_wrmsr(). */
+export function kvmEmulateWrmsr(vcpu: Vcpu): number {
+  const { ops } = vcpu.kvm.module;
+  const msr: KvmMsrEntry = {
+    index: kvmRegisterRead32(vcpu, GPR.RCX),
+    data: pair(kvmRegisterRead32(vcpu, GPR.RAX), kvmRegisterRead32(vcpu, GPR.RDX)),
+  };
+  const failed = ops.setMsr(vcpu, msr, 'guest') !== 0;
+  traceMsr(vcpu, 1, msr, failed);
+  if (failed)
+    return refused(vcpu, msr, KVM_EXIT.X86_WRMSR, (v) => v.kvm.module.ops.skipEmulatedInstruction(v));
+  return ops.skipEmulatedInstruction(vcpu);
+}

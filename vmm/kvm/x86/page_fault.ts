@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/** From a fault of the guest-physical tables to a handled exit: the end of kvm_mmu_page_fault(), 6.12. */
+import type { Gpa } from '../../../lib/x86/addr.ts';
+import type { Steps } from '../../host/steps.ts';
+import type { Vcpu } from '../kvm_host.ts';
+import type { MaybeSteps } from '../kvm_host_x86.ts';
+import { kvmMmuPageFault } from '../mmu/fault.ts';
+import { RET_PF } from '../mmu/page_fault.ts';
+import { TP } from '../trace_events.ts';
+import { kvmRipRead } from './cache_regs.ts';
+import { kvmEmulateInstruction } from './emulate.ts';
+
+/** 1: go on; 0: to userspace; below zero: errno. */
+export function kvmHandleGpaFault(vcpu: Vcpu, address: Gpa, errorCode: number): MaybeSteps<number> {
+  const { trace } = vcpu.kvm.module;
+  if (trace.on[TP.KVM_PAGE_FAULT] !== 0)
+    trace.record(TP.KVM_PAGE_FAULT, vcpu.vcpuId, kvmRipRead(vcpu), address, errorCode);
+  const r = kvmMmuPageFault(vcpu, address, errorCode);
+  return typeof r === 'number' ? finish(vcpu, r) : finishLater(vcpu, r);
+}
+
+function finish(vcpu: Vcpu, r: number): number {
+  if (r < 0) return r;
+  return r === RET_PF.EMULATE ? kvmEmulateInstruction(vcpu) : 1;
+}
+
+function* finishLater(vcpu: Vcpu, steps: Steps<number>): Steps<number> {
+  return finish(vcpu, yield* steps);
+}

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/**
+ * KVM_RUN: kvm_arch_vcpu_ioctl_run(), vcpu_run() and vcpu_enter_guest() of arch/x86/kvm/x86.c, 6.12. The loop is one
+ * generator; it yields where the kernel could be preempted. Leaves out SMM, APICv, steal time and nested guests.
+ */
+import { ERRNO } from '../../../lib/uapi/errno.ts';
+import { KVM_EXIT, KVM_RUN_X86, KVM_SYNC_X86 } from '../../../lib/uapi/run.ts';
+import { KVM_MP_STATE } from '../../../lib/uapi/vcpu_state.ts';
+import type { Steps } from '../../host/steps.ts';
+import { spend } from '../../machine/cost/ledger.ts';
+import { COST } from '../../machine/cost/points.ts';
+import { BugError } from '../../machine/errors.ts';
+import type { Vcpu } from '../kvm_host.ts';
+import { kvmVcpuBlock, kvmVcpuHalt } from '../vcpu_block.ts';
+import { kvmInitMmu, kvmMmuFreeObsoleteRoots, kvmMmuLoadPgd, kvmMmuReload } from '../mmu/mmu.ts';
+import { KVM_REQ, VCPU_MODE } from '../request_numbers.ts';
+import { kvmCheckRequest, kvmMakeRequest, kvmRequestPending } from '../requests.ts';
+import { kvmCheckAndInjectEvents, processNmi } from './events.ts';
+import { kvmCpuHasInjectableIntr, kvmLapicGetCr8, lapicInKernel } from './lapic.ts';
+import { kvmGetRegs, kvmGetSregs, kvmSetRegs, kvmSetSregs } from './regs.ts';
+import { kvmGetVcpuEvents, kvmSetVcpuEvents } from './vcpu_events.ts';
+
+/** Values that sync_regs refuses. */
+const KVM_SYNC_VALID = KVM_SYNC_X86.REGS | KVM_SYNC_X86.SREGS | KVM_SYNC_X86.EVENTS;
+
+function srcuLock(vcpu: Vcpu): void {
+  vcpu.srcuIdx = vcpu.kvm.srcu.readLock();
+}
+
+function srcuUnlock(vcpu: Vcpu): void {
+  vcpu.kvm.srcu.readUnlock(vcpu.srcuIdx);
+  vcpu.srcuIdx = -1;
+}
+
+/** kvm_vcpu_running() and kvm_arch_vcpu_runnable(). */
+const isRunning = (vcpu: Vcpu): boolean => vcpu.arch.mpState === KVM_MP_STATE.RUNNABLE;
+
+/** kvm_vcpu_has_events(), for a vCPU that halts. */
+export function kvmVcpuHasEvents(vcpu: Vcpu): boolean {
+  const { arch } = vcpu;
+  if (arch.exception.pending || arch.nmiPending !== 0 || arch.nmiQueued !== 0) return true;
+  return kvmCpuHasInjectableIntr(vcpu) && vcpu.kvm.module.ops.interruptAllowed(vcpu, 'query') > 0;
+}
+
+export function kvmArchVcpuRunnable(vcpu: Vcpu): boolean {
+  return isRunning(vcpu) || vcpu.arch.mpState === KVM_MP_STATE.SIPI_RECEIVED || kvmVcpuHasEvents(vcpu);
+}
+
+/** kvm_vcpu_exit_request(). */
+const exitRequest = (vcpu: Vcpu): boolean =>
+  vcpu.mode === VCPU_MODE.EXITING_GUEST_MODE ||
+  kvmRequestPending(vcpu) ||
+  vcpu.kvm.host.sched.needResched() ||
+  vcpu.task?.signalPending === true;
+
+/** Requests in the order of vcpu_enter_guest(); 1: go on, otherwise the loop's result. */
+function processRequests(vcpu: Vcpu): number {
+  const { ops } = vcpu.kvm.module;
+  if (kvmCheckRequest(KVM_REQ.VM_DEAD, vcpu)) return -ERRNO.EIO;
+  if (kvmCheckRequest(KVM_REQ.MMU_FREE_OBSOLETE_ROOTS, vcpu)) kvmMmuFreeObsoleteRoots(vcpu);
+  if (kvmCheckRequest(KVM_REQ.LOAD_MMU_PGD, vcpu)) kvmMmuLoadPgd(vcpu);
+  if (kvmCheckRequest(KVM_REQ.TLB_FLUSH, vcpu)) {
+    vcpu.stat.tlb_flush++;
+    ops.flushTlbAll(vcpu);
+    kvmCheckRequest(KVM_REQ.TLB_FLUSH_CURRENT, vcpu);
+  }
+  if (kvmCheckRequest(KVM_REQ.TLB_FLUSH_CURRENT, vcpu)) {
+    vcpu.stat.tlb_flush++;
+    ops.flushTlbCurrent(vcpu);
+  }
+  if (kvmCheckRequest(KVM_REQ.TLB_FLUSH_GUEST, vcpu)) {
+    vcpu.stat.tlb_flush++;
+    ops.flushTlbGuest(vcpu);
+  }
+  if (kvmCheckRequest(KVM_REQ.TRIPLE_FAULT, vcpu)) {
+    vcpu.run.exit_reason = KVM_EXIT.SHUTDOWN;
+    vcpu.mmioNeeded = 0;
+    return 0;
+  }
+  if (kvmCheckRequest(KVM_REQ.NMI, vcpu)) processNmi(vcpu);
+  return 1;
+}
+
+/** vcpu_enter_guest(): 1 to go on, 0 to userspace, below zero an errno. */
+function* vcpuEnterGuest(vcpu: Vcpu): Steps<number> {
+  const { host, module } = vcpu.kvm;
+  const { sched } = host;
+  const { ops } = module;
+  if (kvmRequestPending(vcpu)) {
+    const r = processRequests(vcpu);
+    if (r <= 0) return r;
+  }
+  const windowWanted =
+    vcpu.run.request_interrupt_window !== 0 && !lapicInKernel(vcpu) && vcpu.kvm.arch.irqchipInKernel;
+  if (kvmCheckRequest(KVM_REQ.EVENT, vcpu) || windowWanted) {
+    vcpu.stat.req_event++;
+    if (vcpu.arch.mpState === KVM_MP_STATE.INIT_RECEIVED) return 1;
+    kvmCheckAndInjectEvents(vcpu);
+    if (windowWanted) ops.enableIrqWindow(vcpu);
+  }
+  const loaded = kvmMmuReload(vcpu);
+  if (loaded !== 0) return loaded;
+  sched.preemptDisable();
+  ops.prepareSwitchToGuest(vcpu);
+  sched.localIrqDisable();
+  vcpu.mode = VCPU_MODE.IN_GUEST_MODE;
+  srcuUnlock(vcpu);
+  if (exitRequest(vcpu)) {
+    vcpu.mode = VCPU_MODE.OUTSIDE_GUEST_MODE;
+    sched.localIrqEnable();
+    sched.preemptEnable();
+    srcuLock(vcpu);
+    ops.cancelInjection(vcpu);
+    kvmMakeRequest(KVM_REQ.EVENT, vcpu);
+    return 1;
+  }
+  const fastpath = yield* ops.vcpuRun(vcpu);
+  vcpu.arch.lastVmentryCpu = vcpu.cpu;
+  vcpu.mode = VCPU_MODE.OUTSIDE_GUEST_MODE;
+  ops.handleExitIrqoff(vcpu);
+  vcpu.stat.exits++;
+  sched.localIrqEnable();
+  sched.preemptEnable();
+  srcuLock(vcpu);
+  const r = ops.handleExit(vcpu, fastpath);
+  return typeof r === 'number' ? r : yield* r;
+}
+
+/** vcpu_block(): a halted vCPU waits for an event; 1 if it may run again, -EINTR if a signal came. */
+function* vcpuBlock(vcpu: Vcpu): Steps<number> {
+  if (!kvmArchVcpuRunnable(vcpu)) {
+    srcuUnlock(vcpu);
+    if (vcpu.arch.mpState === KVM_MP_STATE.HALTED) yield* kvmVcpuHalt(vcpu);
+    else yield* kvmVcpuBlock(vcpu);
+    srcuLock(vcpu);
+    if (!kvmArchVcpuRunnable(vcpu)) return 1;
+  }
+  if (vcpu.arch.mpState === KVM_MP_STATE.HALTED) vcpu.arch.mpState = KVM_MP_STATE.RUNNABLE;
+  if (vcpu.arch.mpState === KVM_MP_STATE.SIPI_RECEIVED) {
+    vcpu.kvm.module.ops.vcpuReset(vcpu, 'init');
+    vcpu.arch.mpState = KVM_MP_STATE.RUNNABLE;
+  }
+  return 1;
+}
+
+/** Give way to whoever waits for this pCPU, or to pCPUs that are behind. */
+function* reschedule(vcpu: Vcpu): Steps<void> {
+  srcuUnlock(vcpu);
+  yield;
+  srcuLock(vcpu);
+}
+
+/** Without an in-kernel APIC, userspace injects interrupts and asks for a window. dm_request_for_irq_injection(). */
+const windowIsOpen = (vcpu: Vcpu): boolean =>
+  vcpu.run.request_interrupt_window !== 0 &&
+  !lapicInKernel(vcpu) &&
+  !vcpu.arch.interrupt.injected &&
+  vcpu.kvm.module.ops.interruptAllowed(vcpu, 'query') > 0;
+
+/** vcpu_run(). */
+function* vcpuRun(vcpu: Vcpu): Steps<number> {
+  const { sched } = vcpu.kvm.host;
+  for (;;) {
+    const r = isRunning(vcpu) ? yield* vcpuEnterGuest(vcpu) : yield* vcpuBlock(vcpu);
+    if (r <= 0) return r;
+    kvmCheckRequest(KVM_REQ.UNBLOCK, vcpu);
+    if (windowIsOpen(vcpu)) {
+      vcpu.run.exit_reason = KVM_EXIT.IRQ_WINDOW_OPEN;
+      vcpu.stat.request_irq_exits++;
+      return 0;
+    }
+    if (vcpu.task?.signalPending === true) return interrupted(vcpu);
+    if (sched.needResched() || sched.shouldYield()) yield* reschedule(vcpu);
+  }
+}
+
+function interrupted(vcpu: Vcpu): number {
+  vcpu.run.exit_reason = KVM_EXIT.INTR;
+  vcpu.stat.signal_exits++;
+  return -ERRNO.EINTR;
+}
+
+/** sync_regs(): registers that userspace changed in kvm_run. */
+function syncRegs(vcpu: Vcpu): number {
+  const { run } = vcpu;
+  const dirty = run.kvm_dirty_regs;
+  if ((dirty & KVM_SYNC_X86.REGS) !== 0) kvmSetRegs(vcpu, run.s.regs.regs);
+  if ((dirty & KVM_SYNC_X86.SREGS) !== 0 && kvmSetSregs(vcpu, run.s.regs.sregs) !== 0) return -ERRNO.EINVAL;
+  if ((dirty & KVM_SYNC_X86.EVENTS) !== 0 && kvmSetVcpuEvents(vcpu, run.s.regs.events) !== 0)
+    return -ERRNO.EINVAL;
+  run.kvm_dirty_regs = 0;
+  return 0;
+}
+
+/** store_regs() and post_kvm_run_save(). */
+function storeRegs(vcpu: Vcpu): void {
+  const { run, kvm } = vcpu;
+  run.if_flag = (kvm.module.ops.getRflags(vcpu) >> 9) & 1;
+  run.flags = (vcpu.arch.hflags & KVM_RUN_X86.SMM) !== 0 ? KVM_RUN_X86.SMM : 0;
+  run.cr8 = BigInt(kvmLapicGetCr8(vcpu));
+  run.apic_base = BigInt(vcpu.arch.apicBase);
+  run.ready_for_interrupt_injection = windowReady(vcpu) ? 1 : 0;
+  if ((run.kvm_valid_regs & KVM_SYNC_X86.REGS) !== 0) run.s.regs.regs = kvmGetRegs(vcpu);
+  if ((run.kvm_valid_regs & KVM_SYNC_X86.SREGS) !== 0) run.s.regs.sregs = kvmGetSregs(vcpu);
+  if ((run.kvm_valid_regs & KVM_SYNC_X86.EVENTS) !== 0) run.s.regs.events = kvmGetVcpuEvents(vcpu);
+}
+
+const windowReady = (vcpu: Vcpu): boolean =>
+  !vcpu.arch.interrupt.injected && vcpu.kvm.module.ops.interruptAllowed(vcpu, 'query') > 0;
+
+/** What must be settled before the loop: pending signal, refused sync_regs, the rest of the last instruction. 1: go on. */
+function* beforeRun(vcpu: Vcpu): Steps<number> {
+  const { run, arch } = vcpu;
+  if (arch.mpState === KVM_MP_STATE.UNINITIALIZED) {
+    if (run.immediate_exit !== 0) return -ERRNO.EINTR;
+    srcuUnlock(vcpu);
+    yield* kvmVcpuBlock(vcpu);
+    srcuLock(vcpu);
+    return vcpu.task?.signalPending === true ? interrupted(vcpu) : -ERRNO.EAGAIN;
+  }
+  if (((run.kvm_valid_regs | run.kvm_dirty_regs) & ~KVM_SYNC_VALID) !== 0) return -ERRNO.EINVAL;
+  if (run.kvm_dirty_regs !== 0) {
+    const r = syncRegs(vcpu);
+    if (r !== 0) return r;
+  }
+  if (!lapicInKernel(vcpu) && kvmSetCr8FromRun(vcpu) !== 0) return -ERRNO.EINVAL;
+  const complete = arch.completeUserspaceIo;
+  if (complete === null) return 1;
+  arch.completeUserspaceIo = null;
+  const r = complete(vcpu);
+  return typeof r === 'number' ? r : yield* r;
+}
+
+function kvmSetCr8FromRun(vcpu: Vcpu): number {
+  if (vcpu.run.cr8 > 0xfn) return 1;
+  vcpu.arch.cr8 = Number(vcpu.run.cr8);
+  return 0;
+}
+
+/** kvm_arch_vcpu_ioctl_run(): 0 or a negated errno. The vCPU's mutex is held and the vCPU is loaded. */
+export function* kvmArchVcpuIoctlRun(vcpu: Vcpu): Steps<number> {
+  spend(vcpu.kvm.host.sched.cpu, COST.VCPU_RUN);
+  vcpu.run.flags = 0;
+  kvmInitMmu(vcpu);
+  srcuLock(vcpu);
+  let r = yield* beforeRun(vcpu);
+  if (r > 0) {
+    if (vcpu.arch.completeUserspaceIo !== null)
+      throw new BugError(`${vcpu.name}: an exit to userspace is not finished`);
+    if (vcpu.run.immediate_exit !== 0) r = -ERRNO.EINTR;
+    else r = yield* vcpuRun(vcpu);
+  }
+  if (r >= 0 || r === -ERRNO.EINTR) storeRegs(vcpu);
+  srcuUnlock(vcpu);
+  return r;
+}
