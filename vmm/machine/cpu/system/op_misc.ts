@@ -6,11 +6,13 @@ import { SECONDARY_EXEC } from '../../../../lib/x86/vmx/controls.ts';
 import { COST } from '../../cost/points.ts';
 import { spend } from '../../cost/ledger.ts';
 import { invlpg, invpcid } from '../../mmu/invalidate.ts';
+import { loadLinear } from '../../mmu/linear.ts';
 import { vmxIntercepts } from '../../vmx/intercepts.ts';
 import type { Cpu } from '../cpu.ts';
-import { ACTIVITY, RUN, S } from '../state.ts';
+import { ACTIVITY, RUN, S, SEGN } from '../state.ts';
 import { isCanonical } from './canonical.ts';
 import { mwaitEnabled } from './cpuid.ts';
+import { segAt } from './descriptors.ts';
 import { raiseGp, raiseUd } from './fault.ts';
 import { vmxDisables } from './op_info.ts';
 import { complete, loadOperand } from './operands.ts';
@@ -30,13 +32,16 @@ export function pause(cpu: Cpu): number {
   return complete(cpu);
 }
 
-/** MONITOR: checks, and touches the monitored byte. */
+/** MONITOR: checks, and touches the monitored byte at rAX. */
 export function monitor(cpu: Cpu): number {
   const { s } = cpu;
   if (!cpu.sys.cpuid.has(F.MWAIT) || !mwaitEnabled(cpu) || s[S.CPL] !== 0) return raiseUd(cpu);
   if (cpu.vmx.nonRoot && vmxIntercepts(cpu)) return RUN.VMEXIT;
   if (s[S.GPR + 2] !== 0) return raiseGp(cpu);
-  if (!loadOperand(cpu, 0, 1)) return RUN.FAULT;
+  const base = cpu.insn.seg === SEGN.FS || cpu.insn.seg === SEGN.GS ? segAt(cpu.insn.seg) : S.ZERO;
+  const lo = (s[S.GPR]! >>> 0) + (s[base]! >>> 0);
+  const hi = (cpu.insn.addressSize === 8 ? s[S.GPR + 1]! : 0) + s[base + 1]! + (lo >= 0x1_0000_0000 ? 1 : 0);
+  if (!loadLinear(cpu, lo | 0, hi | 0, 1, cpu.sys.value)) return RUN.FAULT;
   return complete(cpu);
 }
 

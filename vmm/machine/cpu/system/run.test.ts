@@ -34,7 +34,11 @@ describe('External interrupts', () => {
     rig.step();
     interrupt(rig.cpu, 0x41);
     const out = rig.go();
-    expect([out.vector, out.frame.rip, out.frame.rflags]).toEqual([0x41, BigInt(AT.CODE + 1), BigInt(RFLAGS.IF | 2)]);
+    expect([out.vector, out.frame.rip, out.frame.rflags]).toEqual([
+      0x41,
+      BigInt(AT.CODE + 1),
+      BigInt(RFLAGS.IF | 2),
+    ]);
     expect(rig.cpu.apic.vectors.highestInService()).toBe(0x41);
   });
 
@@ -217,7 +221,9 @@ describe('Single step', () => {
     const rig = new Rig();
     const out = rig.exec([NOP, HLT], { rflags: RFLAGS.TF });
     expect([out.vector, out.frame.rip, out.frame.rflags]).toEqual([
-      VECTOR.DB, BigInt(AT.CODE + 1), BigInt(RFLAGS.TF | 2),
+      VECTOR.DB,
+      BigInt(AT.CODE + 1),
+      BigInt(RFLAGS.TF | 2),
     ]);
     expect(rig.cpu.s[S.DR + 12]! & DR6.BS).toBe(DR6.BS);
   });
@@ -254,7 +260,11 @@ describe('Breakpoints', () => {
     rig.cpu.s[S.DR + 4] = AT.CODE + 1;
     rig.cpu.s[S.DR + 14] = DR7.FIXED_1 | (1 << 4);
     const out = rig.go();
-    expect([out.vector, out.frame.rip, rig.cpu.s[S.DR + 12]! & 0xf]).toEqual([VECTOR.DB, BigInt(AT.CODE + 1), 4]);
+    expect([out.vector, out.frame.rip, rig.cpu.s[S.DR + 12]! & 0xf]).toEqual([
+      VECTOR.DB,
+      BigInt(AT.CODE + 1),
+      4,
+    ]);
     const sp = Number(getReg(rig.cpu, 4));
     rig.poke64(sp + 16, out.frame.rflags | BigInt(RFLAGS.RF));
     rig.poke(Number(rig.handler(VECTOR.DB)) + 1, [0x48, 0xcf]);
@@ -273,12 +283,21 @@ describe('Breakpoints', () => {
 
 describe('Deadlines', () => {
   const program = [
-    0x48, 0xff, 0xc0, // inc rax
-    0x0f, 0x31, // rdtsc
-    0x48, 0x01, 0xc3, // add rbx, rax
-    0xcd, 0x30, // int 0x30
-    0x48, 0xff, 0xc9, // dec rcx
-    0x75, 0xf1, // jnz
+    0x48,
+    0xff,
+    0xc0, // inc rax
+    0x0f,
+    0x31, // rdtsc
+    0x48,
+    0x01,
+    0xc3, // add rbx, rax
+    0xcd,
+    0x30, // int 0x30
+    0x48,
+    0xff,
+    0xc9, // dec rcx
+    0x75,
+    0xf1, // jnz
     HLT,
   ];
   function run(slice: (n: number) => number): string {
