@@ -108,7 +108,7 @@ export class GuestCode {
       return;
     }
     this.checkPlace(place);
-    const sum = place[COMPOUND[op]](value) as Expr;
+    const sum = place[COMPOUND[op]](value);
     // C converts the result back without a question; only a plain assignment checks.
     this.assign(place, isInt(place.type) ? sum.cast(place.type) : sum);
   }

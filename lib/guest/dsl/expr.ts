@@ -27,9 +27,16 @@ export type PlacesOf<F extends Fields> = { readonly [K in keyof F]: Place<F[K]> 
 export type FieldsOf<T> = T extends PtrType<infer S> ? FieldsOf1<S> : FieldsOf1<T>;
 type FieldsOf1<T> = T extends StructType<infer F> ? PlacesOf<F> : unknown;
 /** What an array holds or a pointer points to. */
-export type ElementOf<T> = T extends ArrayType<infer E> ? E : T extends PtrType<infer E> ? E : never;
+export type ElementOf<T> =
+  T extends ArrayType<infer E> ? E : T extends PtrType<infer E> ? E : T extends IntType ? never : AnyType;
 /** The type of a sum: a pointer stays one. */
-export type SumOf<T> = T extends PtrType ? T : T extends ArrayType<infer E> ? PtrType<E> : IntType;
+export type SumOf<T> = T extends PtrType
+  ? T
+  : T extends ArrayType<infer E>
+    ? PtrType<E>
+    : T extends IntType
+      ? IntType
+      : AnyType;
 
 const CC_UNSIGNED = { lt: 'b', le: 'be', gt: 'a', ge: 'ae', eq: 'e', ne: 'ne' } as const;
 const CC_SIGNED = { lt: 'l', le: 'le', gt: 'g', ge: 'ge', eq: 'e', ne: 'ne' } as const;

@@ -7,6 +7,8 @@ import type { Emitter } from './emitter.ts';
 import type { Evaluator } from './eval.ts';
 import type { RegMask } from './registers.ts';
 
+const NOT_ZERO = { k: 'cmp', width: 4, cc: 'ne' } as const;
+
 type When = 'holds' | 'fails';
 
 const opposite = (when: When): When => (when === 'holds' ? 'fails' : 'holds');
@@ -33,17 +35,14 @@ export function branch(
       logic(em, ev, node, label, when, free);
       return;
     }
-    case 'cmp':
-      ev.compare(node, free);
-      {
-        em.emit(`j${when === 'holds' ? node.cc : invertCc(node.cc)}`, lab(label));
-        return;
-      }
     default: {
-      const opSize = node.width;
-      ev.compare({ k: 'cmp', width: 4, cc: 'ne', opSize, l: node, r: constNode(opSize, 0n) }, free);
-      em.emit(when === 'holds' ? 'jne' : 'je', lab(label));
-      return;
+      // What is no comparison is compared with zero.
+      const test =
+        node.k === 'cmp'
+          ? node
+          : ({ ...NOT_ZERO, opSize: node.width, l: node, r: constNode(node.width, 0n) } as const);
+      ev.compare(test, free);
+      em.emit(`j${when === 'holds' ? test.cc : invertCc(test.cc)}`, lab(label));
     }
   }
 }
