@@ -48,13 +48,11 @@ export class KvmMmuNotifier implements MmuNotifier {
     }
     kvm.srcu.readUnlock(idx);
     if (!kvm.mnInvalidateLock.fastLock()) yield* kvm.mnInvalidateLock.lock();
-    if (kvm.mnActiveInvalidateCount === 0)
-      throw new BugError(`${kvm.name}: an invalidation ends that never began`);
-    kvm.mnActiveInvalidateCount--;
-    const wake = kvm.mnActiveInvalidateCount === 0;
+    const left = --kvm.mnActiveInvalidateCount;
     kvm.mnInvalidateLock.unlock();
+    if (left < 0) throw new BugError(`${kvm.name}: an invalidation ends that never began`);
     // At most one waiter: it holds slots_lock.
-    if (wake) kvm.mnMemslotsUpdateWait.wakeAll();
+    if (left === 0) kvm.mnMemslotsUpdateWait.wakeAll();
   }
 
   /** kvm_mmu_notifier_release(): the process exits. */

@@ -93,7 +93,7 @@ export function kvmArchMmuEnableLogDirtyPtMasked(
   kvm.mmuLock.assertHeldWrite();
   const isSet = (gfn: number): boolean => {
     const bit = gfn - firstGfn;
-    return (((bit < 32 ? maskLo >>> bit : maskHi >>> (bit - 32)) & 1)) !== 0;
+    return ((bit < 32 ? maskLo >>> bit : maskHi >>> (bit - 32)) & 1) !== 0;
   };
   if (kvmDirtyLogManualProtectAndInitSet(kvm)) protectHuge(kvm, slot, firstGfn, maskLo, maskHi);
   const { masks, ops } = kvm.module;

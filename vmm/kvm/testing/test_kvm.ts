@@ -4,7 +4,7 @@
  * and vCPUs whose "guest" is a test that reads and writes guest-physical addresses through the tables and a TLB of its
  * own. VMX is not involved.
  */
-import type { Gfn, Gpa } from '../../../lib/x86/addr.ts';
+import type { Gfn, Gpa, Pfn } from '../../../lib/x86/addr.ts';
 import { EPTE } from '../../../lib/x86/paging.ts';
 import { PFERR } from '../../../lib/x86/exceptions.ts';
 import { KVM_MEM } from '../../../lib/uapi/memory.ts';
@@ -13,6 +13,8 @@ import type { MmStruct } from '../../host/mm/mm_struct.ts';
 import { PROT } from '../../host/mm/vma.ts';
 import type { Steps } from '../../host/steps.ts';
 import { testHost, type TestHostOptions } from '../../host/testing/test_host.ts';
+import { COST } from '../../machine/cost/points.ts';
+import { SanitizerError } from '../../machine/errors.ts';
 import type { Kvm, Vcpu } from '../kvm_host.ts';
 import type { KvmArchOps, KvmX86Ops } from '../kvm_host_x86.ts';
 import { kvmCreateVm, kvmVmIoctlCreateVcpu, vcpuLoad, vcpuPut } from '../kvm_main.ts';
@@ -28,7 +30,7 @@ import { kvmCheckRequest, kvmRequestPending } from '../requests.ts';
 
 /** The test guest's TLB; kept per vCPU in `arch.vendor`. */
 export class TestTlb {
-  readonly entries = new Map<number, { hpa: number; writable: boolean }>();
+  readonly entries = new Map<number, { hpa: number; writable: boolean; epoch: number }>();
   flushes = 0;
 
   flush(): void {
@@ -165,7 +167,7 @@ export function* guestAccess(vcpu: Vcpu, gpa: number, write?: number): Steps<Acc
     if (error < 0) throw new Error(`kvm_mmu_reload: ${error}`);
     vcpu.mode = VCPU_MODE.IN_GUEST_MODE;
     vcpu.kvm.srcu.readUnlock(srcu);
-    const value = kvmRequestPending(vcpu) ? -1 : touchMemory(vcpu, gpa, write);
+    const value = kvmRequestPending(vcpu) ? -1 : yield* inGuest(vcpu, gpa, write);
     vcpu.mode = VCPU_MODE.OUTSIDE_GUEST_MODE;
     srcu = vcpu.kvm.srcu.readLock();
     if (value >= 0) result = { kind: 'done', value };
@@ -181,6 +183,14 @@ export function* guestAccess(vcpu: Vcpu, gpa: number, write?: number): Steps<Acc
   return result;
 }
 
+/** In guest mode nobody looks at requests: only an interrupt makes the CPU leave. */
+function* inGuest(vcpu: Vcpu, gpa: number, write?: number): Steps<number> {
+  const { sched } = vcpu.kvm.host;
+  const interrupts = sched.cpu.counts[COST.IPI_RECEIVE];
+  if (sched.shouldYield()) yield;
+  return sched.cpu.counts[COST.IPI_RECEIVE] === interrupts ? touchMemory(vcpu, gpa, write) : -1;
+}
+
 function* fault(vcpu: Vcpu, gpa: number, write?: number): Steps<AccessResult | null> {
   const lo = tdpEntry(vcpu, gpa);
   const access = write === undefined ? 0 : PFERR.WRITE;
@@ -194,7 +204,8 @@ function* fault(vcpu: Vcpu, gpa: number, write?: number): Steps<AccessResult | n
 
 /** Through the TLB, or through the tables filling it; -1 for a fault. Four bytes. */
 function touchMemory(vcpu: Vcpu, gpa: number, write?: number): number {
-  const { i32 } = vcpu.kvm.host.machine.mem;
+  const { frames, mem } = vcpu.kvm.host.machine;
+  const { i32 } = mem;
   const tlb = tlbOf(vcpu);
   const gfn = Math.floor(gpa / 4096);
   let entry = tlb.entries.get(gfn);
@@ -202,9 +213,14 @@ function touchMemory(vcpu: Vcpu, gpa: number, write?: number): number {
     const lo = tdpEntry(vcpu, gpa, write === undefined ? EPTE.A : EPTE.A | EPTE.D);
     if ((lo & EPTE.R) === 0 || (lo & 7) === 6 || (write !== undefined && (lo & EPTE.W) === 0)) return -1;
     const inPage = lo & EPTE.PS ? (gfn & 511) * 4096 : 0;
-    entry = { hpa: (lo & 0x7fff_f000) + inPage, writable: (lo & EPTE.W) !== 0 && write !== undefined };
+    const hpa = (lo & 0x7fff_f000) + inPage;
+    const writable = (lo & EPTE.W) !== 0 && write !== undefined;
+    entry = { hpa, writable, epoch: frames.epoch[hpa >>> 12]! };
     tlb.entries.set(gfn, entry);
   }
+  const frame = (entry.hpa >>> 12) as Pfn;
+  if (!frames.isCurrent(frame, entry.epoch))
+    throw new SanitizerError(`stale translation of gfn ${gfn}: ${frames.story(frame)}`);
   const word = (entry.hpa + (gpa % 4096)) >>> 2;
   if (write !== undefined) i32[word] = write;
   return i32[word]! >>> 0;
