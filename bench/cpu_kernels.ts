@@ -46,7 +46,11 @@ function mapper(machine: Machine): (lo: bigint, phys: number) => void {
 
 function boot(code: readonly number[], dataMib: number): Cpu {
   const machine = createMachine({
-    profile: PROFILES.skylake, nrCpus: 1, ramBytes: (16 + dataMib) * MIB, tlb: 'real', seed: 1,
+    profile: PROFILES.skylake,
+    nrCpus: 1,
+    ramBytes: (16 + dataMib) * MIB,
+    tlb: 'real',
+    seed: 1,
   });
   const map = mapper(machine);
   for (let at = CODE; at < STACK_TOP; at += 4096) map(BigInt(at), at);
@@ -66,7 +70,8 @@ function kernel(name: string, code: readonly number[], dataMib = 0): CpuKernel {
       const before = cpu.counts[0]!;
       while (cpu.counts[0]! - before < insns) {
         const result = tier0(cpu, cpu.clock[0]! + insns);
-        if (result !== RUN.DEADLINE) throw new Error(`kernel ${name} stopped with ${result}: ${JSON.stringify(cpu.fault)}`);
+        if (result !== RUN.DEADLINE)
+          throw new Error(`kernel ${name} stopped with ${result}: ${JSON.stringify(cpu.fault)}`);
       }
       return cpu.counts[0]! - before;
     },

@@ -3,7 +3,13 @@
 import type { LocalApic } from '../apic/local_apic.ts';
 import type { Prices, Spender } from '../cost/ledger.ts';
 import { NR_COST_POINTS } from '../cost/points.ts';
-import { CPU_BLOCK_BASE, CPU_BLOCK_SIZE, CPU_STATE_BYTES, FAST_TLB_ENTRIES, FAST_TLB_OFFSET } from '../layout.ts';
+import {
+  CPU_BLOCK_BASE,
+  CPU_BLOCK_SIZE,
+  CPU_STATE_BYTES,
+  FAST_TLB_ENTRIES,
+  FAST_TLB_OFFSET,
+} from '../layout.ts';
 import type { FrameTable } from '../memory/frames.ts';
 import type { PhysMem } from '../memory/phys_mem.ts';
 import type { Mmu } from '../mmu/mmu.ts';
@@ -49,11 +55,30 @@ export class Cpu implements Spender {
   readonly counts: Float64Array = new Float64Array(NR_COST_POINTS);
   readonly prices: Prices;
   readonly fault: FaultInfo = {
-    kind: FAULT.NONE, vector: 0, errorCode: 0, linLo: 0, linHi: 0, gpa: 0, qualification: 0,
+    kind: FAULT.NONE,
+    vector: 0,
+    errorCode: 0,
+    linLo: 0,
+    linHi: 0,
+    gpa: 0,
+    qualification: 0,
   };
   readonly insn: SysInsn = {
-    op: 0, length: 0, size: 0, reg: 0, rm: 0, eaLo: 0, eaHi: 0, seg: 0, base: -1, index: -1, scale: 0, disp: 0,
-    addressSize: 8, imm: 0, rep: 0,
+    op: 0,
+    length: 0,
+    size: 0,
+    reg: 0,
+    rm: 0,
+    eaLo: 0,
+    eaHi: 0,
+    seg: 0,
+    base: -1,
+    index: -1,
+    scale: 0,
+    disp: 0,
+    addressSize: 8,
+    imm: 0,
+    rep: 0,
   };
   mmu!: Mmu;
   vmx!: VmxUnit;
@@ -73,7 +98,11 @@ export class Cpu implements Spender {
     this.s = new Int32Array(buffer, base, (CPU_STATE_BYTES - 16) / 4);
     this.clock = new Float64Array(buffer, base + CPU_STATE_BYTES - 16, 1);
     this.fast = {
-      readTag: column(0), writeTag: column(1), execTag: column(2), hiTag: column(3), addend: column(4),
+      readTag: column(0),
+      writeTag: column(1),
+      execTag: column(2),
+      hiTag: column(3),
+      addend: column(4),
     };
     for (const tags of [this.fast.readTag, this.fast.writeTag, this.fast.execTag]) tags.fill(0x800);
   }
