@@ -7,6 +7,8 @@ import { VECTOR } from '../../../../lib/x86/exceptions.ts';
 import { DR6, RFLAGS } from '../../../../lib/x86/registers.ts';
 import { PIN_BASED } from '../../../../lib/x86/vmx/controls.ts';
 import { INTR_TYPE } from '../../../../lib/x86/vmx/intr_info.ts';
+import { COST } from '../../cost/points.ts';
+import { spend } from '../../cost/ledger.ts';
 import { UnimplementedError } from '../../errors.ts';
 import { vmxNextDeadline, vmxPendingWork } from '../../vmx/pending.ts';
 import type { Cpu } from '../cpu.ts';
@@ -54,17 +56,17 @@ function stretch(cpu: Cpu, limit: number): number {
   const result = tier0(cpu, limit);
   if (result === RUN.DEADLINE) return NEXT;
   if (result === RUN.FAULT) return handleFault(cpu);
+  // tier0() does not count a system instruction.
+  spend(cpu, COST.INSN);
   const outcome = dispatchSystem(cpu);
   if (outcome === RUN.FAULT) return handleFault(cpu);
   return outcome < 0 ? NEXT : outcome;
 }
 
-/** One instruction at a time: under a shadow, with TF or RF, or with breakpoints armed. */
+/** One instruction at a time: under a shadow, with TF, or with breakpoints armed; tier0() ends RF itself. */
 function needsSingleStep(cpu: Cpu): boolean {
   const { s } = cpu;
-  return (
-    ((s[S.BLOCKING]! & SHADOW) | (s[S.RFLAGS_SYS]! & (RFLAGS.TF | RFLAGS.RF)) | (s[S.DR + 14]! & 0xff)) !== 0
-  );
+  return ((s[S.BLOCKING]! & SHADOW) | (s[S.RFLAGS_SYS]! & RFLAGS.TF) | (s[S.DR + 14]! & 0xff)) !== 0;
 }
 
 function singleStep(cpu: Cpu): number {
@@ -77,6 +79,7 @@ function singleStep(cpu: Cpu): number {
   const trap = (s[S.RFLAGS_SYS]! & RFLAGS.TF) !== 0;
   const result = tier0(cpu, clock[0]! + 1);
   if (result === RUN.SYS) {
+    spend(cpu, COST.INSN);
     const outcome = dispatchSystem(cpu);
     if (outcome === RUN.FAULT) return handleFault(cpu);
     if (outcome !== NEXT) return outcome < 0 ? NEXT : outcome;
