@@ -2,6 +2,7 @@
 /** I/O bitmaps and MSR bitmaps. SDM, "I/O-Bitmap Addresses" and "MSR-Bitmap Address". */
 import { CPU_BASED } from '../../../lib/x86/vmx/controls.ts';
 import type { Cpu } from '../cpu/cpu.ts';
+import { addressIn } from './check_util.ts';
 import * as W from './words.ts';
 
 /** The four parts of the MSR bitmap. */
@@ -12,7 +13,7 @@ const HIGH_MSRS = 0xc000_0000;
 
 /** A byte of the page whose address is in the VMCS word; ones where there is no memory. */
 function byteAt(cpu: Cpu, word: number, offset: number): number {
-  return cpu.mem.u8[cpu.mem.i32[cpu.vmx.base + word]! + offset] ?? 0xff;
+  return cpu.mem.u8[addressIn(cpu, word) + offset] ?? 0xff;
 }
 
 /** Whether an access of `size` bytes at `port` exits: unconditionally, or by the bit of any of its ports. */

@@ -14,7 +14,7 @@ import { INTR_INFO, INTR_TYPE } from '../../../lib/x86/vmx/intr_info.ts';
 import { CR0 } from '../../../lib/x86/registers.ts';
 import { hasErrorCode } from '../../../lib/x86/exceptions.ts';
 import type { Cpu } from '../cpu/cpu.ts';
-import { type Broken, controlsAllowed, isPhysAddr } from './check_util.ts';
+import { addressIn, type Broken, controlsAllowed, isPhysAddr } from './check_util.ts';
 import * as W from './words.ts';
 
 /** The checks whose outcome stays until a control field is written. */
@@ -137,7 +137,7 @@ export function checkTprThreshold(cpu: Cpu): Broken {
   const { base } = cpu.vmx;
   const { i32, u8 } = cpu.mem;
   if ((i32[base + W.CPU_BASED]! & CPU_BASED.TPR_SHADOW) === 0) return null;
-  const vtpr = u8[i32[base + W.VIRTUAL_APIC]! + 0x80] ?? 0xff;
+  const vtpr = u8[addressIn(cpu, W.VIRTUAL_APIC) + 0x80] ?? 0xff;
   return (i32[base + W.TPR_THRESHOLD]! & 0xf) > vtpr >>> 4 ? 'TPR threshold above VTPR' : null;
 }
 

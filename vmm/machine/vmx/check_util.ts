@@ -36,3 +36,10 @@ export function controlsAllowed(
 ): boolean {
   return (value & caps.must1) === caps.must1 && (value & ~caps.may1) === 0;
 }
+
+/** The physical address in a VMCS field's two words; exact, for it has passed the width check. */
+export function addressIn(cpu: Cpu, word: number): number {
+  const { i32 } = cpu.mem;
+  const at = cpu.vmx.base + word;
+  return i32[at + 1]! * 0x1_0000_0000 + (i32[at]! >>> 0);
+}

@@ -8,6 +8,7 @@ import { CR0 } from '../../../lib/x86/registers.ts';
 import { CPU_BASED, PIN_BASED, SECONDARY_EXEC } from '../../../lib/x86/vmx/controls.ts';
 import type { Cpu } from '../cpu/cpu.ts';
 import { S } from '../cpu/state.ts';
+import { addressIn } from './check_util.ts';
 import { VMX_PENDING } from './vmx_unit.ts';
 import * as W from './words.ts';
 
@@ -55,7 +56,7 @@ export function vmxCrAllowed(cpu: Cpu, n: number, lo: number): boolean {
 export function vmxReadTprShadow(cpu: Cpu): number {
   const { vmx, mem } = cpu;
   if ((vmx.cpuBased & CPU_BASED.TPR_SHADOW) === 0) return -1;
-  return mem.u8[mem.i32[vmx.base + W.VIRTUAL_APIC]! + VTPR]! >>> 4;
+  return (mem.u8[addressIn(cpu, W.VIRTUAL_APIC) + VTPR] ?? 0xff) >>> 4;
 }
 
 /** MOV to CR8 with the TPR shadow; false: there is none. The exit below the threshold comes by vmxPendingWork(). */
@@ -66,7 +67,7 @@ export function vmxWriteTprShadow(cpu: Cpu, cr8: number): boolean {
   } = cpu;
   if ((vmx.cpuBased & CPU_BASED.TPR_SHADOW) === 0) return false;
   // Bits 3:0 of VTPR and bits 31:8 of its field become 0.
-  i32[(i32[vmx.base + W.VIRTUAL_APIC]! + VTPR) >>> 2] = cr8 << 4;
+  i32[(addressIn(cpu, W.VIRTUAL_APIC) + VTPR) / 4] = cr8 << 4;
   if (cr8 < (i32[vmx.base + W.TPR_THRESHOLD]! & 0xf)) {
     vmx.pending |= VMX_PENDING.TPR;
     cpu.s[S.PENDING] = 1;

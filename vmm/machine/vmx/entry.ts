@@ -17,7 +17,7 @@ import { checkGuestRegisters, checkLinkPointer } from './check_guest.ts';
 import { checkGuestActivity } from './check_guest_activity.ts';
 import { checkGuestSegments } from './check_guest_segments.ts';
 import { checkHostState } from './check_host.ts';
-import type { Broken } from './check_util.ts';
+import { addressIn, type Broken } from './check_util.ts';
 import { failEntry } from './exit.ts';
 import { prepareHostSegments } from './host_segments.ts';
 import { injectEvent } from './inject.ts';
@@ -117,7 +117,7 @@ function loadEntryMsrs(cpu: Cpu): number {
     vmx: { base },
   } = cpu;
   const count = i32[base + W.ENTRY_MSR_LOAD_COUNT]! >>> 0;
-  return count === 0 ? 0 : loadMsrArea(cpu, i32[base + W.ENTRY_MSR_LOAD_ADDR]! >>> 2, count);
+  return count === 0 ? 0 : loadMsrArea(cpu, addressIn(cpu, W.ENTRY_MSR_LOAD_ADDR) / 4, count);
 }
 
 /** The controls take force; event injection. */

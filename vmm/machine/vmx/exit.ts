@@ -11,6 +11,7 @@ import { COST } from '../cost/points.ts';
 import type { Cpu } from '../cpu/cpu.ts';
 import { BLOCKING, RUN, S } from '../cpu/state.ts';
 import { BugError, SanitizerError } from '../errors.ts';
+import { addressIn } from './check_util.ts';
 import { loadHostState } from './load_host.ts';
 import { loadMsrArea, storeMsrArea } from './msr_areas.ts';
 import { saveGuestState } from './save_guest.ts';
@@ -108,7 +109,7 @@ function storeMsrs(cpu: Cpu): void {
   } = cpu;
   const failed = storeMsrArea(
     cpu,
-    i32[base + W.EXIT_MSR_STORE_ADDR]! >>> 2,
+    addressIn(cpu, W.EXIT_MSR_STORE_ADDR) / 4,
     i32[base + W.EXIT_MSR_STORE_COUNT]! >>> 0,
   );
   if (failed !== 0) abort(cpu, VMX_ABORT.SAVE_MSR, `VM-exit MSR-store area, entry ${failed}`);
@@ -135,7 +136,7 @@ export function leaveGuest(cpu: Cpu): void {
   cpu.s[S.PENDING] = 1;
   const count = i32[base + W.EXIT_MSR_LOAD_COUNT]! >>> 0;
   if (count === 0) return;
-  const failed = loadMsrArea(cpu, i32[base + W.EXIT_MSR_LOAD_ADDR]! >>> 2, count);
+  const failed = loadMsrArea(cpu, addressIn(cpu, W.EXIT_MSR_LOAD_ADDR) / 4, count);
   if (failed !== 0) abort(cpu, VMX_ABORT.LOAD_HOST_MSR, `VM-exit MSR-load area, entry ${failed}`);
 }
 

@@ -74,23 +74,6 @@ export function vmxIntercepts(cpu: Cpu): boolean {
   return otherIntercepts(cpu);
 }
 
-/** Whether the controls make cpu.insn an invalid opcode in this guest: UD comes before any exit. */
-export function vmxInsnDisabled(cpu: Cpu): boolean {
-  const { vmx, insn } = cpu;
-  if (!vmx.nonRoot) return false;
-  switch (insn.op) {
-    case SYSOP.RDTSCP:
-    case SYSOP.RDPID:
-      return (vmx.secondary & SECONDARY_EXEC.ENABLE_RDTSCP) === 0;
-    case SYSOP.INVPCID:
-      return (vmx.secondary & SECONDARY_EXEC.ENABLE_INVPCID) === 0;
-    case SYSOP.VMFUNC:
-      return (vmx.secondary & SECONDARY_EXEC.ENABLE_VMFUNC) === 0;
-    default:
-      return false;
-  }
-}
-
 function insnExit(cpu: Cpu, reason: number, qualLo: number, qualHi: number): true {
   // SDM, "Saving RIP, RSP, RFLAGS, and SSP": exits due to instructions save RF as 0.
   cpu.s[S.RFLAGS_SYS] = cpu.s[S.RFLAGS_SYS]! & ~RFLAGS.RF;

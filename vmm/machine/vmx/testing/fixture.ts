@@ -5,6 +5,7 @@
  */
 import { CR0, CR4, EFER } from '../../../../lib/x86/registers.ts';
 import { CPU_BASED, PIN_BASED, SECONDARY_EXEC, VM_ENTRY, VM_EXIT } from '../../../../lib/x86/vmx/controls.ts';
+import { EXIT_REASON } from '../../../../lib/x86/vmx/exit_reasons.ts';
 import { VMCS_CTRL } from '../../../../lib/x86/vmx/vmcs_ctrl.ts';
 import { VMCS_GUEST } from '../../../../lib/x86/vmx/vmcs_guest.ts';
 import { VMCS_HOST } from '../../../../lib/x86/vmx/vmcs_host.ts';
@@ -14,13 +15,15 @@ import { PROFILES } from '../../cost/profiles.ts';
 import type { Cpu } from '../../cpu/cpu.ts';
 import { enterLongMode } from '../../cpu/system/reset.ts';
 import { cpuRun } from '../../cpu/system/run.ts';
-import { RUN } from '../../cpu/state.ts';
+import { RUN, S } from '../../cpu/state.ts';
 import { RAM_BASE } from '../../layout.ts';
 import { createMachine, type Machine } from '../../machine.ts';
 import { vmlaunch, vmresume } from '../entry.ts';
 import { vmread32, vmwrite32, vmwriteNum } from '../vmcs_access.ts';
 import { vmclear, vmptrld, vmxon } from '../vmcs_insns.ts';
+import { vmxExit } from '../exit.ts';
 import { VMX_RESULT } from '../vmx_unit.ts';
+import { EXIT_MSR_LOAD_COUNT, EXIT_MSR_STORE_COUNT } from '../words.ts';
 
 /** Physical (and linear) addresses. */
 // prettier-ignore
@@ -71,6 +74,24 @@ export class VmxBox {
     if (vmxon(cpu, AT.VMXON) !== VMX_RESULT.SUCCEED) throw new Error('VMXON');
     if (vmclear(cpu, AT.VMCS) !== VMX_RESULT.SUCCEED) throw new Error('VMCLEAR');
     if (vmptrld(cpu, AT.VMCS) !== VMX_RESULT.SUCCEED) throw new Error('VMPTRLD');
+    this.fillVmcs();
+    return this;
+  }
+
+  /** Leave a guest that runs, and begin again with a VMCS that was never used. */
+  renew(): this {
+    const { cpu } = this;
+    if (cpu.vmx.nonRoot) {
+      this.word(AT.VMCS + 4 * EXIT_MSR_LOAD_COUNT, 0);
+      this.word(AT.VMCS + 4 * EXIT_MSR_STORE_COUNT, 0);
+      vmxExit(cpu, EXIT_REASON.VMCALL);
+    }
+    vmclear(cpu, AT.VMCS);
+    cpu.mem.u8.fill(0, AT.VMCS, AT.VMCS + 0x1000);
+    this.word(AT.VMCS, cpu.vmx.caps.revision);
+    cpu.s[S.BLOCKING] = 0;
+    vmclear(cpu, AT.VMCS);
+    vmptrld(cpu, AT.VMCS);
     this.fillVmcs();
     return this;
   }
