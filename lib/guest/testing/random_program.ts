@@ -199,20 +199,18 @@ class State {
 
   private step(statement: Statement): void {
     switch (statement.s) {
-      case 'set': {
+      case 'set':
         this.assign(statement.target, this.eval(statement.value).value);
         return;
-      }
       case 'compound': {
         const op = { '+=': 'add', '-=': 'sub', '&=': 'and', '|=': 'or', '^=': 'xor' } as const;
         const sum = this.binary(op[statement.op], this.eval(statement.target), this.eval(statement.value));
         this.assign(statement.target, sum.value);
         return;
       }
-      case 'if': {
+      case 'if':
         this.run(this.eval(statement.c).value !== 0n ? statement.then : statement.else);
         return;
-      }
       case 'loop':
         for (let i = 0; i < statement.times; i++) {
           this.run(statement.body);
@@ -379,19 +377,17 @@ class Compiler {
         g.set(place, this.expr(statement.value).cast(place.type));
         return;
       }
-      case 'compound': {
+      case 'compound':
         g.set(this.place(statement.target), statement.op, this.expr(statement.value));
         return;
-      }
       case 'if': {
         const otherwise = statement.else.length > 0 ? () => this.block(statement.else) : undefined;
         g.if(this.expr(statement.c), () => this.block(statement.then), otherwise);
         return;
       }
-      case 'loop': {
+      case 'loop':
         this.loop(statement);
         return;
-      }
     }
   }
 

@@ -3,9 +3,10 @@
 import { lab } from '../../../asm/operands.ts';
 import { constNode, invertCc } from '../fold.ts';
 import type { Node } from '../ir.ts';
-import type { Emitter } from './emitter.ts';
-import type { Evaluator } from './eval.ts';
+import { compare } from './compare.ts';
+import type { FnContext } from './context.ts';
 import type { RegMask } from './registers.ts';
+import type { Values } from './values.ts';
 
 const NOT_ZERO = { k: 'cmp', width: 4, cc: 'ne' } as const;
 
@@ -15,8 +16,8 @@ const opposite = (when: When): When => (when === 'holds' ? 'fails' : 'holds');
 
 /** Jumps to `label` if `node` is true (`holds`) or false (`fails`); else falls through. */
 export function branch(
-  em: Emitter,
-  ev: Evaluator,
+  ctx: FnContext,
+  ev: Values,
   node: Node,
   label: string,
   when: When,
@@ -24,32 +25,30 @@ export function branch(
 ): void {
   switch (node.k) {
     case 'const':
-      if ((node.value !== 0n) === (when === 'holds')) em.jump(label);
+      if ((node.value !== 0n) === (when === 'holds')) ctx.em.jump(label);
       return;
-    case 'lnot': {
-      branch(em, ev, node.x, label, opposite(when), free);
+    case 'lnot':
+      branch(ctx, ev, node.x, label, opposite(when), free);
       return;
-    }
     case 'land':
-    case 'lor': {
-      logic(em, ev, node, label, when, free);
+    case 'lor':
+      logic(ctx, ev, node, label, when, free);
       return;
-    }
     default: {
       // What is no comparison is compared with zero.
       const test =
         node.k === 'cmp'
           ? node
           : ({ ...NOT_ZERO, opSize: node.width, l: node, r: constNode(node.width, 0n) } as const);
-      ev.compare(test, free);
-      em.emit(`j${when === 'holds' ? test.cc : invertCc(test.cc)}`, lab(label));
+      compare(ctx, ev, test, free);
+      ctx.em.emit(`j${when === 'holds' ? test.cc : invertCc(test.cc)}`, lab(label));
     }
   }
 }
 
 function logic(
-  em: Emitter,
-  ev: Evaluator,
+  ctx: FnContext,
+  ev: Values,
   node: Node & { k: 'land' | 'lor' },
   label: string,
   when: When,
@@ -57,12 +56,12 @@ function logic(
 ): void {
   // Either side alone decides `a || b` holds, and `a && b` fails.
   if ((node.k === 'lor') === (when === 'holds')) {
-    branch(em, ev, node.l, label, when, free);
-    branch(em, ev, node.r, label, when, free);
+    branch(ctx, ev, node.l, label, when, free);
+    branch(ctx, ev, node.r, label, when, free);
     return;
   }
-  const skip = em.fresh('skip');
-  branch(em, ev, node.l, skip, opposite(when), free);
-  branch(em, ev, node.r, label, when, free);
-  em.label(skip);
+  const skip = ctx.em.fresh('skip');
+  branch(ctx, ev, node.l, skip, opposite(when), free);
+  branch(ctx, ev, node.r, label, when, free);
+  ctx.em.label(skip);
 }

@@ -5,34 +5,28 @@
  * left, an operand waits in a spill slot. A 32-bit value always has the upper half of its register clear.
  */
 import type { Instruction } from '../../../asm/isa.ts';
-import { mem, R, type Mem, type Operand } from '../../../asm/operands.ts';
+import { mem, type Mem, type Operand } from '../../../asm/operands.ts';
 import type { BinNode, ConstNode, ExtNode, LoadNode, Node, SelectNode, Width } from '../ir.ts';
 import type { IntSize } from '../types.ts';
 import { type FnContext, immediate, localLoad } from './context.ts';
+import { compare } from './compare.ts';
 import { gp } from './emitter.ts';
+import { divide, shift } from './fixed_regs.ts';
 import { children } from './liveness.ts';
-import { bitOf, count, has, pick, REG_NUM, without, type RegMask, type RegNum } from './registers.ts';
+import { bitOf, pick, without, type RegMask, type RegNum } from './registers.ts';
+import type { Held, Values } from './values.ts';
 
 /** Jumps to a label if a node is true (`holds`) or false (`fails`); else falls through. */
 export type Branch = (node: Node, label: string, when: 'holds' | 'fails', free: RegMask) => void;
 
-/** An operand, and the registers that its address or value occupies. */
-export interface Held {
-  readonly op: Operand;
-  readonly used: RegMask;
-}
-
-const { rax: RAX, rcx: RCX, rdx: RDX } = REG_NUM;
 const COMMUTATIVE = new Set(['add', 'and', 'or', 'xor', 'mul']);
 const INSN = { add: 'add', sub: 'sub', and: 'and', or: 'or', xor: 'xor', mul: 'imul' } as const;
 type PlainOp = keyof typeof INSN;
 
-const isReg = (op: Operand): boolean => typeof op === 'object' && op.kind === 'reg';
-const isMem = (op: Operand): boolean => typeof op === 'object' && op.kind === 'mem';
 const isPlain = (op: string): op is PlainOp => op in INSN;
 
 /** Generates code for trees. */
-export class Evaluator {
+export class Evaluator implements Values {
   private readonly ctx: FnContext;
   private readonly branch: Branch;
   private readonly needs = new WeakMap<Node, number>();
@@ -46,45 +40,35 @@ export class Evaluator {
   value(node: Node, dst: RegNum, free: RegMask): void {
     const spare = without(free, dst);
     switch (node.k) {
-      case 'const': {
+      case 'const':
         this.constant(node, dst);
         return;
-      }
-      case 'local': {
+      case 'local':
         this.local(node, dst);
         return;
-      }
       case 'localAddr':
-      case 'sym': {
+      case 'sym':
         this.lea(this.ctx.directMem(node, 0)!, dst);
         return;
-      }
-      case 'load': {
+      case 'load':
         this.load(node, dst, spare);
         return;
-      }
-      case 'bin': {
+      case 'bin':
         this.binary(node, dst, spare);
         return;
-      }
       case 'un':
         this.value(node.x, dst, spare);
-        {
-          this.ctx.em.emit(node.op, gp(dst, node.width));
-          return;
-        }
-      case 'ext': {
+        this.ctx.em.emit(node.op, gp(dst, node.width));
+        return;
+      case 'ext':
         this.extend(node, dst, spare);
         return;
-      }
-      case 'select': {
+      case 'select':
         this.select(node, dst, spare);
         return;
-      }
-      default: {
+      default:
         this.truth(node, dst, spare);
         return;
-      }
     }
   }
 
@@ -136,31 +120,6 @@ export class Evaluator {
     const result = Math.max(leaf, a, a === b && counts.length > 1 ? a + 1 : 1);
     this.needs.set(node, counts.length === 0 ? leaf : result);
     return this.needs.get(node)!;
-  }
-
-  /** Runs `body` while `regs` are its own: what is not free and not `dst` is saved and restored. */
-  private withFixed(
-    regs: readonly RegNum[],
-    dst: RegNum,
-    free: RegMask,
-    body: (free: RegMask) => void,
-  ): void {
-    const { em } = this.ctx;
-    const taken = regs.filter((reg) => reg !== dst && !has(free, reg));
-    let left = regs.reduce((mask, reg) => without(mask, reg), free);
-    const saved = taken.map((reg) => {
-      const temp = pick(left);
-      if (temp !== undefined) left = without(left, temp);
-      const place = temp === undefined ? this.ctx.takeSpill() : -1;
-      const where = temp === undefined ? this.ctx.spillMem(place, 8) : gp(temp, 8);
-      em.emit('mov', where, gp(reg, 8));
-      return { reg, where, place };
-    });
-    body(left);
-    for (const { reg, where, place } of saved) {
-      em.emit('mov', gp(reg, 8), where);
-      if (place >= 0) this.ctx.dropSpill(place);
-    }
   }
 
   private constant(node: ConstNode, dst: RegNum): void {
@@ -234,7 +193,7 @@ export class Evaluator {
   private truth(node: Node, dst: RegNum, free: RegMask): void {
     const { em } = this.ctx;
     if (node.k === 'cmp') {
-      this.compare(node, free | bitOf(dst));
+      compare(this.ctx, this, node, free | bitOf(dst));
       em.emit(`set${node.cc}`, gp(dst, 1));
       em.emit('movzx', gp(dst, 4), gp(dst, 1));
       return;
@@ -249,77 +208,14 @@ export class Evaluator {
     em.label(end);
   }
 
-  /** Sets the flags by a comparison. */
-  compare(node: Node & { k: 'cmp' }, free: RegMask): void {
-    const { l, r, opSize, cc } = node;
-    const zero = r.k === 'const' && r.value === 0n && (cc === 'e' || cc === 'ne');
-    if (zero && l.k === 'bin' && l.op === 'and' && opSize === l.width) {
-      this.pair('test', l.l, l.r, opSize, free);
-      return;
-    }
-    this.pair('cmp', l, r, opSize, free);
-  }
-
-  /** `cmp` or `test` of two trees. */
-  private pair(insn: 'cmp' | 'test', l: Node, r: Node, size: IntSize, free: RegMask): void {
-    // Each side wants two registers at most once it is reduced to an operand.
-    if (count(free) < 4) {
-      this.pairBySpill(insn, l, r, size, free);
-      return;
-    }
-    const { em } = this.ctx;
-    const rightFirst = this.need(r) > this.need(l) && this.ctx.direct(r, size) === undefined;
-    const early = rightFirst ? this.inRegister(r, size, free) : undefined;
-    const left = this.operand(l, size, free & ~(early?.used ?? 0))!;
-    const rest = free & ~left.used;
-    const zero = r.k === 'const' && r.value === 0n && insn === 'cmp';
-    if (zero && isReg(left.op)) {
-      em.emit('test', left.op, left.op);
-      return;
-    }
-    const right =
-      early ?? (isReg(left.op) ? this.operand(r, size, rest)! : this.immediateOrRegister(r, size, rest));
-    // `test` takes a memory operand on its left only; the order does not matter to it.
-    const swap = insn === 'test' && isMem(right.op);
-    em.emit(insn, swap ? right.op : left.op, swap ? left.op : right.op);
-  }
-
-  private immediateOrRegister(node: Node, size: IntSize, free: RegMask): Held {
-    const direct = this.ctx.direct(node, size);
-    return typeof direct === 'number' ? { op: direct, used: 0 } : this.inRegister(node, size, free);
-  }
-
-  private inRegister(node: Node, size: IntSize, free: RegMask): Held {
-    const temp = pick(free)!;
-    this.value(node, temp, without(free, temp));
-    return { op: gp(temp, size), used: bitOf(temp) };
-  }
-
-  /** A comparison with one register at hand: the right side waits in memory. */
-  private pairBySpill(insn: 'cmp' | 'test', l: Node, r: Node, size: IntSize, free: RegMask): void {
-    const { em } = this.ctx;
-    const slot = this.ctx.takeSpill();
-    const temp = pick(free)!;
-    this.value(r, temp, without(free, temp));
-    em.emit('mov', this.ctx.spillMem(slot, 8), gp(temp, 8));
-    this.value(l, temp, without(free, temp));
-    em.emit(
-      insn,
-      ...(insn === 'test'
-        ? [this.ctx.spillMem(slot, size), gp(temp, size)]
-        : [gp(temp, size), this.ctx.spillMem(slot, size)]),
-    );
-    this.ctx.dropSpill(slot);
-  }
-
   private binary(node: BinNode, dst: RegNum, free: RegMask): void {
     const { op, l, r, width } = node;
     if (op === 'shl' || op === 'shr' || op === 'sar') {
-      this.shift(node, dst, free);
+      shift(this.ctx, this, node, dst, free);
       return;
     }
     if (!isPlain(op)) {
-      this.divide(node, dst, free);
+      divide(this.ctx, this, node, dst, free);
       return;
     }
     if (op === 'add' && this.leaAdd(node, dst)) return;
@@ -395,59 +291,5 @@ export class Evaluator {
     this.value(l, dst, 0);
     em.emit(insn, gp(dst, width), this.ctx.spillMem(slot, width));
     this.ctx.dropSpill(slot);
-  }
-
-  private shift(node: BinNode, dst: RegNum, free: RegMask): void {
-    const { op, l, r, width } = node;
-    const { em } = this.ctx;
-    const insn = op as Instruction;
-    if (r.k === 'const') {
-      this.value(l, dst, free);
-      em.emit(insn, gp(dst, width), Number(r.value & BigInt(width * 8 - 1)));
-      return;
-    }
-    if (dst === RCX) {
-      this.elsewhere(node, dst, free);
-      return;
-    }
-    this.withFixed([RCX], dst, free, (left) => {
-      this.value(r, RCX, left | bitOf(dst));
-      this.value(l, dst, left);
-      em.emit(insn, gp(dst, width), R.cl);
-    });
-  }
-
-  /** A shift whose result belongs in rcx: computes it in another register. */
-  private elsewhere(node: BinNode, dst: RegNum, free: RegMask): void {
-    const other = pick(free) ?? RAX;
-    this.withFixed(has(free, other) ? [] : [other], dst, free, () => {
-      this.shift(node, other, without(free, other) | bitOf(dst));
-      this.ctx.em.emit('mov', gp(dst, node.width), gp(other, node.width));
-    });
-  }
-
-  private divide(node: BinNode, dst: RegNum, free: RegMask): void {
-    const { op, l, r, width } = node;
-    const { em } = this.ctx;
-    const signed = op === 'sdiv' || op === 'smod';
-    this.withFixed([RAX, RDX], dst, free, (left) => {
-      const direct = this.ctx.direct(r, width);
-      const ready = typeof direct === 'object' ? direct : undefined;
-      // The divisor can wait in neither rax nor rdx.
-      const temp = ready ? undefined : pick(without(left, dst));
-      const slot = ready || temp !== undefined ? -1 : this.ctx.takeSpill();
-      const all = left | bitOf(RAX) | bitOf(RDX) | bitOf(dst);
-      const divisor = ready ?? (temp === undefined ? this.ctx.spillMem(slot, width) : gp(temp, width));
-      if (!ready) this.value(r, temp ?? RAX, without(all, temp ?? RAX));
-      if (slot >= 0) em.emit('mov', divisor, gp(RAX, width));
-      const rest = temp === undefined ? all : without(all, temp);
-      this.value(l, RAX, without(rest, RAX));
-      if (signed) em.emit(width === 8 ? 'cqo' : 'cdq');
-      else em.emit('xor', R.edx, R.edx);
-      em.emit(signed ? 'idiv' : 'div', divisor);
-      const result = op === 'udiv' || op === 'sdiv' ? RAX : RDX;
-      if (result !== dst) em.emit('mov', gp(dst, width), gp(result, width));
-      if (slot >= 0) this.ctx.dropSpill(slot);
-    });
   }
 }

@@ -34,7 +34,7 @@ class FnCodegen {
     this.em = new Emitter(body.symbol);
     this.ctx = new FnContext(this.em, assignHomes(body), labelOf);
     this.ev = new Evaluator(this.ctx, (node, label, when, free) =>
-      branch(this.em, this.ev, node, label, when, free),
+      branch(this.ctx, this.ev, node, label, when, free),
     );
     this.exit = this.em.fresh('exit');
   }
@@ -95,44 +95,36 @@ class FnCodegen {
     if (stmt.s === 'decl') return;
     this.em.mark(stmt.site);
     switch (stmt.s) {
-      case 'assign': {
+      case 'assign':
         this.assign(stmt.local, stmt.value, this.free(stmt));
         return;
-      }
-      case 'store': {
+      case 'store':
         this.store(stmt, this.free(stmt));
         return;
-      }
-      case 'if': {
+      case 'if':
         this.ifStmt(stmt);
         return;
-      }
-      case 'loop': {
+      case 'loop':
         this.loop(stmt);
         return;
-      }
-      case 'break': {
+      case 'break':
         this.em.jump(this.loops.at(-1)!.end);
         return;
-      }
-      case 'continue': {
+      case 'continue':
         this.em.jump(this.loops.at(-1)!.next);
         return;
-      }
       case 'return':
         if (stmt.value) this.ev.value(stmt.value, REG_NUM.rax, without(this.free(stmt), REG_NUM.rax));
         {
           this.em.jump(this.exit);
           return;
         }
-      case 'call': {
+      case 'call':
         genCall(this.ctx, this.ev, stmt);
         return;
-      }
-      case 'asm': {
+      case 'asm':
         genAsm(this.ctx, this.ev, stmt);
         return;
-      }
     }
   }
 
@@ -223,7 +215,7 @@ class FnCodegen {
 
   private cond(cond: Cond, label: string, when: 'holds' | 'fails'): void {
     this.block(cond.pre);
-    branch(this.em, this.ev, cond.node, label, when, this.free(cond));
+    branch(this.ctx, this.ev, cond.node, label, when, this.free(cond));
   }
 
   private ifStmt(stmt: Stmt & { s: 'if' }): void {

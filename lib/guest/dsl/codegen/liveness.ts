@@ -102,10 +102,9 @@ class Walker {
     this.now += 1;
     this.position.set(stmt, this.now);
     switch (stmt.s) {
-      case 'decl': {
+      case 'decl':
         this.touch(stmt.local, 'write');
         return;
-      }
       case 'assign':
         this.tree(stmt.value);
         if (stmt.value.k === 'local') this.copies.set(stmt.local, stmt.value.local);
@@ -119,10 +118,9 @@ class Walker {
           this.tree(stmt.value);
           return;
         }
-      case 'return': {
+      case 'return':
         this.tree(stmt.value);
         return;
-      }
       case 'if':
         this.cond(stmt.cond);
         this.block(stmt.then);
@@ -130,10 +128,9 @@ class Walker {
           this.block(stmt.else);
           return;
         }
-      case 'loop': {
+      case 'loop':
         this.loop(stmt);
         return;
-      }
       case 'call':
         this.barrier(stmt);
         this.tree(stmt.target);
