@@ -260,7 +260,7 @@ export class LocalApic {
         return;
       }
       default:
-        // SMI, remote read and ExtINT messages are dropped, as KVM drops them without SMM and PIC.
+        // DEVIATION: SMI, remote read and ExtINT messages are dropped; there is no SMM and no PIC.
         return;
     }
   }

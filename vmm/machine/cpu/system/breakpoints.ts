@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /**
- * Breakpoints of the debug registers. Only instruction breakpoints exist; an armed data or I/O breakpoint stops the run
+ * Breakpoints of the debug registers. DEVIATION: only instruction breakpoints exist; an armed data or I/O breakpoint stops the run
  * with an UnimplementedError instead of never firing. SDM, "Debug Control Register (DR7)".
  */
 import { RFLAGS } from '../../../../lib/x86/registers.ts';

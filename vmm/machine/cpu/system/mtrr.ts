@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /**
- * Memory type range registers as storage with the reserved-bit checks of WRMSR. SDM, "Memory Type Range Registers". They
- * do not change how memory behaves.
+ * Memory type range registers as storage with the reserved-bit checks of WRMSR. SDM, "Memory Type Range Registers". DEVIATION:
+ * they, like the PAT, do not change how memory behaves.
  */
 import { MSR } from '../../../../lib/x86/msr.ts';
 import type { MsrFile } from './msr_file.ts';

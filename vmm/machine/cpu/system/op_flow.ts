@@ -55,14 +55,9 @@ export function int1(cpu: Cpu): number {
   return result >= 0 ? result : TRANSFERRED;
 }
 
-/** The five values that IRET pops, each as lo, hi. */
-interface IretFrame {
-  readonly rip: readonly [number, number];
-  readonly cs: number;
-  readonly rflags: number;
-  readonly rsp: readonly [number, number];
-  readonly ss: number;
-}
+/** Word indices into sys.frame: the five values that IRET pops. */
+// prettier-ignore
+const FRAME = { RIP: 0, CS: 2, RFLAGS: 4, RSP: 6, SS: 8 } as const;
 
 /** IRET: in 64-bit mode SS:RSP are always popped. */
 export function iret(cpu: Cpu): number {
@@ -76,28 +71,35 @@ export function iret(cpu: Cpu): number {
   if ((getRflags(cpu) & RFLAGS.NT) !== 0) return raiseGp(cpu);
   spend(cpu, COST.IRET);
   if (insn.size === 2) throw new UnimplementedError(`CPU ${cpu.id}: 16-bit IRET`);
-  const frame = popFrame(cpu, insn.size);
-  if (frame === undefined) return RUN.FAULT;
-  const cpl = frame.cs & SELECTOR.RPL_MASK;
-  if (!checkReturnCs(cpu, frame.cs)) return RUN.FAULT;
-  const { desc } = sys;
-  const cs: readonly [number, number] = [desc[0]!, desc[1]!];
-  if (!isCanonical(cpu, frame.rip[0], frame.rip[1])) return raiseGp(cpu);
-  if (!checkReturnSs(cpu, frame.ss, cpl)) return RUN.FAULT;
-  commitIret(cpu, frame, cs, cpl);
+  if (!popFrame(cpu, insn.size)) return RUN.FAULT;
+  const { frame, desc } = sys;
+  const cpl = frame[FRAME.CS]! & SELECTOR.RPL_MASK;
+  if (!checkReturnCs(cpu, frame[FRAME.CS]!)) return RUN.FAULT;
+  const csLo = desc[0]!;
+  const csHi = desc[1]!;
+  if (!isCanonical(cpu, frame[FRAME.RIP]!, frame[FRAME.RIP + 1]!)) return raiseGp(cpu);
+  if (!checkReturnSs(cpu, frame[FRAME.SS]!, cpl)) return RUN.FAULT;
+  if (isNull(frame[FRAME.SS]!)) loadNullSegment(cpu, SEGN.SS, frame[FRAME.SS]!, cpl);
+  else loadSegment(cpu, SEGN.SS, frame[FRAME.SS]!);
+  desc[0] = csLo;
+  desc[1] = csHi;
+  loadSegment(cpu, SEGN.CS, frame[FRAME.CS]!);
+  commitIret(cpu, cpl);
   sys.iretUnblockedNmi = 0;
   return NEXT;
 }
 
-function popFrame(cpu: Cpu, size: number): IretFrame | undefined {
-  const { value } = cpu.sys;
-  const words: number[] = [];
+/** The five values on the stack into sys.frame; RSP does not move. */
+function popFrame(cpu: Cpu, size: number): boolean {
+  const { value, frame } = cpu.sys;
   for (let n = 0; n < 5; n++) {
-    if (!peekStack(cpu, n * size, size)) return undefined;
-    words.push(value[0]!, size === 8 ? value[1]! : 0);
+    if (!peekStack(cpu, n * size, size)) return false;
+    frame[2 * n] = value[0]!;
+    frame[2 * n + 1] = size === 8 ? value[1]! : 0;
   }
-  const [ripLo = 0, ripHi = 0, cs = 0, , rflags = 0, , rspLo = 0, rspHi = 0, ss = 0] = words;
-  return { rip: [ripLo, ripHi], cs: cs & 0xffff, rflags, rsp: [rspLo, rspHi], ss: ss & 0xffff };
+  frame[FRAME.CS] = frame[FRAME.CS]! & 0xffff;
+  frame[FRAME.SS] = frame[FRAME.SS]! & 0xffff;
+  return true;
 }
 
 /** The code segment that is returned to, in sys.desc. */
@@ -128,17 +130,19 @@ function checkReturnSs(cpu: Cpu, selector: number, cpl: number): boolean {
   return markAccessed(cpu);
 }
 
-function commitIret(cpu: Cpu, frame: IretFrame, cs: readonly [number, number], cpl: number): void {
-  const { s, sys } = cpu;
+/** RIP, RSP, RFLAGS and CPL from sys.frame; CS and SS are loaded already. */
+function commitIret(cpu: Cpu, cpl: number): void {
+  const {
+    s,
+    sys: { frame },
+  } = cpu;
   const old = s[S.CPL]!;
-  if (isNull(frame.ss)) loadNullSegment(cpu, SEGN.SS, frame.ss, cpl);
-  else loadSegment(cpu, SEGN.SS, frame.ss);
-  [sys.desc[0], sys.desc[1]] = cs;
-  loadSegment(cpu, SEGN.CS, frame.cs);
-  [s[S.RIP], s[S.RIP + 1]] = frame.rip;
-  [s[RSP], s[RSP + 1]] = frame.rsp;
+  s[S.RIP] = frame[FRAME.RIP]!;
+  s[S.RIP + 1] = frame[FRAME.RIP + 1]!;
+  s[RSP] = frame[FRAME.RSP]!;
+  s[RSP + 1] = frame[FRAME.RSP + 1]!;
   const mask = writableFlags(cpu, old) | RFLAGS.RF;
-  setRflags(cpu, (getRflags(cpu) & ~mask) | (frame.rflags & mask));
+  setRflags(cpu, (getRflags(cpu) & ~mask) | (frame[FRAME.RFLAGS]! & mask));
   endShadow(cpu);
   s[S.CPL] = cpl;
   if (cpl > old) dropInnerSegments(cpu, cpl);

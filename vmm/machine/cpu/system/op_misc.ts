@@ -45,7 +45,10 @@ export function monitor(cpu: Cpu): number {
   return complete(cpu);
 }
 
-/** MWAIT: may end at any time, and ends at once here. */
+/**
+ * MWAIT: may end at any time.
+ * DEVIATION: it always ends at once; no monitored address range is kept.
+ */
 export function mwait(cpu: Cpu): number {
   const { s } = cpu;
   if (!cpu.sys.cpuid.has(F.MWAIT) || !mwaitEnabled(cpu) || s[S.CPL] !== 0) return raiseUd(cpu);

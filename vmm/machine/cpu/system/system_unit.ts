@@ -49,6 +49,8 @@ export class SystemUnit {
   /** Scratch: a descriptor or gate that was read, and the linear address that it came from. */
   readonly desc = new Int32Array(4);
   readonly address = new Int32Array(2);
+  /** Scratch: what IRET pops, five lo/hi pairs. */
+  readonly frame = new Int32Array(10);
   /** Scratch of loads and register reads. */
   readonly value = new Int32Array(4);
   /** IA32_TSC_AUX. */
