@@ -4,6 +4,8 @@
  * Events", "Information for VM Exits That Occur During Event Delivery", "Exit Qualification for EPT Violations".
  */
 import { describe, expect, it } from 'vitest';
+import { PIN_BASED } from '../../../lib/x86/vmx/controls.ts';
+import { GUEST_INTR_STATE } from '../../../lib/x86/vmx/guest_state.ts';
 import { RFLAGS } from '../../../lib/x86/registers.ts';
 import { EXIT_REASON as R } from '../../../lib/x86/vmx/exit_reasons.ts';
 import { INTR_TYPE } from '../../../lib/x86/vmx/intr_info.ts';
@@ -188,5 +190,51 @@ describe('EPT faults', () => {
     expect(box.launch()).toBe(R.EPT_VIOLATION);
     expect(box.read(I.IDT_VECTORING_INFO_FIELD)).toBe(EVENT(INTR_TYPE.HARD_EXCEPTION | 6));
     expect(box.read(I.GUEST_PHYSICAL_ADDRESS)).toBe(AT.IDT + 6 * 16 + 8);
+  });
+});
+
+describe('NMI unblocking due to IRET', () => {
+  /** IRETQ whose stack is in a hole: PF after NMIs were unblocked. */
+  const iret = (...fields: [number, number][]): VmxBox => {
+    const box = guest([0x48, 0xcf])
+      .write(C.EXCEPTION_BITMAP, 1 << 14)
+      .write(G.INTERRUPTIBILITY_INFO, GUEST_INTR_STATE.NMI);
+    box.write(G.RSP, HOLE);
+    for (const [name, bits] of fields) box.change(name, bits);
+    expect(box.launch()).toBe(R.EXCEPTION_NMI);
+    return box;
+  };
+  const UNBLOCK = 0x1000;
+
+  it('is bit 12 of the interruption information, and blocking has ended', () => {
+    const box = iret([C.PIN_BASED_VM_EXEC_CONTROL, PIN_BASED.VIRTUAL_NMIS]);
+    expect(box.read(I.VM_EXIT_INTR_INFO) & UNBLOCK).toBe(UNBLOCK);
+    expect(box.read(G.INTERRUPTIBILITY_INFO)).toBe(0);
+  });
+
+  it('does not happen with NMI exiting without virtual NMIs', () => {
+    const box = iret();
+    expect(box.read(I.VM_EXIT_INTR_INFO) & UNBLOCK).toBe(0);
+    expect(box.read(G.INTERRUPTIBILITY_INFO)).toBe(GUEST_INTR_STATE.NMI);
+  });
+
+  it('is bit 12 of the qualification of an EPT violation', () => {
+    const box = guest([0x48, 0xcf]).change(C.PIN_BASED_VM_EXEC_CONTROL, PIN_BASED.VIRTUAL_NMIS);
+    box.write(G.INTERRUPTIBILITY_INFO, GUEST_INTR_STATE.NMI).write(G.RSP, AT.DATA);
+    eptPage(box, AT.DATA, 0);
+    expect(box.launch()).toBe(R.EPT_VIOLATION);
+    expect(box.read(I.EXIT_QUALIFICATION) & UNBLOCK).toBe(UNBLOCK);
+  });
+});
+
+describe('debug exceptions', () => {
+  it('exit with the cause as qualification: single step', () => {
+    const box = guest([0x90])
+      .write(C.EXCEPTION_BITMAP, 1 << 1)
+      .write(G.RFLAGS, RFLAGS.FIXED | RFLAGS.TF);
+    expect(box.launch()).toBe(R.EXCEPTION_NMI);
+    expect(box.read(I.VM_EXIT_INTR_INFO)).toBe(EVENT(INTR_TYPE.HARD_EXCEPTION | 1));
+    expect(box.read(I.EXIT_QUALIFICATION)).toBe(0x4000);
+    expect(box.ripOffset()).toBe(1);
   });
 });

@@ -4,10 +4,13 @@ import { describe, expect, it } from 'vitest';
 import { CR4 } from '../../../lib/x86/registers.ts';
 import { EXIT_REASON } from '../../../lib/x86/vmx/exit_reasons.ts';
 import { VMXERR } from '../../../lib/x86/vmx/insn_errors.ts';
+import { setReg } from '../cpu/regs.ts';
 import { BLOCKING, S } from '../cpu/state.ts';
 import { BugError, SanitizerError } from '../errors.ts';
+import { FLUSH } from '../tlb/flush_ledger.ts';
 import { vmlaunch, vmresume } from './entry.ts';
-import { AT, VmxBox } from './testing/fixture.ts';
+import { vmxInvept, vmxInvvpid } from './invalidate_insns.ts';
+import { AT, EPTP, VmxBox } from './testing/fixture.ts';
 import { vmclear, vmptrld, vmptrst, vmxoff, vmxon } from './vmcs_insns.ts';
 import { VMX_RESULT as RESULT } from './vmx_unit.ts';
 
@@ -170,5 +173,30 @@ describe('VMLAUNCH and VMRESUME', () => {
     box.fillVmcs();
     box.code(VMCALL);
     expect(box.launch()).toBe(EXIT_REASON.VMCALL);
+  });
+});
+
+describe('INVEPT and INVVPID by L0', () => {
+  it('drop what they name', () => {
+    const box = new VmxBox().begin().code([0x8b, 0x03, ...VMCALL]);
+    setReg(box.cpu, 3, BigInt(AT.DATA));
+    box.launch();
+    const { ledger } = box.cpu.mmu;
+    expect(vmxInvept(box.cpu, 1, EPTP)).toBe(RESULT.SUCCEED);
+    expect(ledger.totals(FLUSH.INVEPT_SINGLE).dropped).toBeGreaterThan(0);
+    box.resume();
+    expect(vmxInvvpid(box.cpu, 1, 1)).toBe(RESULT.SUCCEED);
+    expect(ledger.totals(FLUSH.INVVPID_SINGLE).calls).toBe(1);
+  });
+
+  it('fail with error 28 for operands that the guest may not use either', () => {
+    const box = new VmxBox().begin();
+    const fails = [
+      vmxInvept(box.cpu, 3, EPTP),
+      vmxInvept(box.cpu, 1, EPTP + 2 ** 46),
+      vmxInvvpid(box.cpu, 1, 0),
+    ];
+    expect(fails).toEqual([RESULT.FAIL_VALID, RESULT.FAIL_VALID, RESULT.FAIL_VALID]);
+    expect(box.error()).toBe(VMXERR.INVALID_OPERAND_TO_INVEPT_INVVPID);
   });
 });
