@@ -27,8 +27,8 @@ const AR_L = 0x2000;
 export const GO_ON = -1;
 
 /** Execute `x`, which is at RIP; RIP moves and COST.INSN is spent unless it faults or is a system instruction. GO_ON, RUN.FAULT or RUN.SYS. */
-export function execute(cpu: Cpu, x: DecodedInsn, deadline: number): number {
-  if (x.status !== DECODE.OK) return undecoded(cpu, x, deadline);
+export function execute(cpu: Cpu, x: DecodedInsn, deadline: number, hpa: number): number {
+  if (x.status !== DECODE.OK) return undecoded(cpu, x, deadline, hpa);
   const done = OPERATIONS[x.op]!(cpu, x, deadline);
   switch (done) {
     case DONE.NEXT:
@@ -48,10 +48,10 @@ export function execute(cpu: Cpu, x: DecodedInsn, deadline: number): number {
   }
 }
 
-function undecoded(cpu: Cpu, x: DecodedInsn, deadline: number): number {
+function undecoded(cpu: Cpu, x: DecodedInsn, deadline: number, hpa: number): number {
   switch (x.status) {
     case DECODE.TRUNCATED:
-      return executeCrossing(cpu, deadline);
+      return executeCrossing(cpu, deadline, hpa);
     case DECODE.TOO_LONG:
       raise(cpu, VECTOR.GP, 0);
       return RUN.FAULT;
@@ -64,11 +64,9 @@ function undecoded(cpu: Cpu, x: DecodedInsn, deadline: number): number {
 }
 
 /** The instruction's bytes lie in two pages: decode it anew each time. */
-function executeCrossing(cpu: Cpu, deadline: number): number {
+function executeCrossing(cpu: Cpu, deadline: number, first: number): number {
   const lo = cpu.s[S.RIP]!;
   const hi = cpu.s[S.RIP + 1]!;
-  const first = fetchAddress(cpu, lo, hi);
-  if (first < 0) return RUN.FAULT;
   const next = ((lo & -PAGE) + PAGE) | 0;
   const second = fetchAddress(cpu, next, next === 0 ? hi + 1 : hi);
   if (second < 0) return RUN.FAULT;
@@ -77,7 +75,7 @@ function executeCrossing(cpu: Cpu, deadline: number): number {
   const { u8 } = cpu.mem;
   bytes.set(u8.subarray(first, first + head));
   bytes.set(u8.subarray(second, second + bytes.length - head), head);
-  return execute(cpu, decodeAt(bytes), deadline);
+  return execute(cpu, decodeAt(bytes), deadline, first);
 }
 
 /** The error for what the guest does and the machine cannot: says what, where, and the bytes. */

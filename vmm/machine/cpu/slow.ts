@@ -66,7 +66,7 @@ function enter(cpu: Cpu, deadline: number): number {
       s[SCRATCH.TABLE] = code.tableOf(hpa >>> 12);
       return p;
     }
-    const result = execute(cpu, code.insnOf(p), deadline);
+    const result = execute(cpu, code.insnOf(p), deadline, hpa);
     if (result !== GO_ON) return ~result;
   }
 }
@@ -132,7 +132,7 @@ function generic(cpu: Cpu, p: number, deadline: number): number {
   const hi = s[S.RIP + 1]!;
   const x = code.insnOf(p);
   const next = p + (cpu.mem.i32[p + REC.POS]! & 0xff) * REC_WORDS;
-  const result = execute(cpu, x, deadline);
+  const result = execute(cpu, x, deadline, (lo + s[SCRATCH.DELTA]!) | 0);
   if (result !== GO_ON) return ~result;
   const isNext = !endsRun(x) && s[S.RIP] === ((lo + x.length) | 0) && (s[S.RIP]! & 0xfff) !== 0;
   if (!isNext || !isPageCurrent(cpu, lo, hi)) return enter(cpu, deadline);

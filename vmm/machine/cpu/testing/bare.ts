@@ -99,7 +99,7 @@ export function runOutOfLine(cpu: Cpu, deadline = Infinity): Outcome {
     const hpa = fetchAddress(cpu, s[S.RIP]!, s[S.RIP + 1]!);
     if (hpa < 0) return outcome(cpu, RUN.FAULT);
     const x = cpu.code.insnOf(cpu.code.find(hpa >>> 12, hpa & 0xfff));
-    const result = execute(cpu, x, deadline);
+    const result = execute(cpu, x, deadline, hpa);
     if (result !== GO_ON) return outcome(cpu, result);
   }
 }
