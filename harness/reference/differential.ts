@@ -4,17 +4,20 @@
  * a time: outcome, registers, flags, RIP and clock after each, memory at the end. Then on the machine alone in pieces of
  * random length, each compared with what the lockstep run saw at that cycle.
  * Compared: everything above, A and D flags included, at the price 1 for an instruction or iteration and invented prices
- * for page walks. Not compared: the prices of DIV, LOCK and fences, which are zero here; what system instructions do.
+ * for page walks, locked accesses, divisions and fences. Not compared: what system instructions do.
  */
+import { VECTOR } from '../../lib/x86/exceptions.ts';
+import { BugError, UnimplementedError } from '../../vmm/machine/errors.ts';
 import { RAM_BASE } from '../../vmm/machine/layout.ts';
 import { getRflags } from '../../vmm/machine/cpu/flags.ts';
 import { getReg } from '../../vmm/machine/cpu/regs.ts';
 import { RUN } from '../../vmm/machine/cpu/state.ts';
 import { compareMemory, compareOutcome, compareState } from './compare.ts';
 import { ReferenceCpu } from './interpreter.ts';
-import { MachineSide, MISS_CYCLES, REFERENCE_CYCLES } from './machine_side.ts';
+import { EXTRA_CYCLES, MachineSide, MISS_CYCLES, REFERENCE_CYCLES, type Tamper } from './machine_side.ts';
 import { RefMemory } from './memory.ts';
 import type { Outcome } from './outcome.ts';
+import type { ReferenceRules } from './paging.ts';
 import { type Layout, layOutProgram, type Program } from './program.ts';
 import { Random } from './random.ts';
 import { copyState, type RefState } from './state.ts';
@@ -54,32 +57,84 @@ const USED: readonly (readonly [offset: number, length: number])[] = [
 
 /** The two sides of the test; machines are reused, since building one is slow. */
 export class Differential {
-  readonly #sides: Readonly<Record<Program['vendor'], MachineSide>> = {
-    skylake: new MachineSide('skylake'),
-    milan: new MachineSide('milan'),
-  };
+  readonly #sides = new Map<string, MachineSide>();
   readonly #memory = new RefMemory(RAM_BASE, RAM_BYTES);
   readonly #initial = new Uint8Array(RAM_BYTES);
+  readonly #worlds = new Map<string, Uint8Array>();
   /** Steps executed so far. */
   steps = 0;
+  /** Forms of instructions of which one has been executed without a fault. */
+  readonly retired = new Set<string>();
+  readonly #tamper: Tamper | undefined;
+
+  /** `tamper` spoils the machine after each of its runs: for the test of this test. */
+  constructor(tamper?: Tamper) {
+    this.#tamper = tamper;
+  }
 
   /** Run a program both ways; undefined if nothing differs. */
   check(program: Program): Mismatch | undefined {
     const layout = layOutProgram(program);
     this.#build(program, layout);
-    const side = this.#sides[program.vendor];
+    const side = this.#sideOf(program);
     const run = new LockstepRun(side, this.#memory, program, layout);
     this.#load(side);
-    this.#memory.bytes.set(this.#initial);
+    this.#clearStrays(side);
+    this.#resetMemory();
     const mismatch = run.run();
     this.steps += run.trace.length;
+    this.#noteRetired(program, layout, run);
     if (mismatch !== undefined) return mismatch;
     this.#load(side);
+    this.#clearStrays(side);
     return runInPieces(side, this.#memory, program, run);
   }
 
+  #resetMemory(): void {
+    const { bytes, touched } = this.#memory;
+    for (const [offset, length] of USED) bytes.set(this.#initial.subarray(offset, offset + length), offset);
+    for (const offset of touched) bytes.set(this.#initial.subarray(offset, offset + 0x1000), offset);
+  }
+
+  /** Pages outside of the used ranges that this or an earlier program has stored to, by way of the large page. */
+  #clearStrays(side: MachineSide): void {
+    for (const offset of this.#memory.touched) {
+      if (offset >= USED_LOW) side.loadMemory(this.#initial, offset, 0x1000);
+    }
+  }
+
+  /** Tables and memory contents, the same for all programs of a kind. */
+  #worldOf(program: Program): Uint8Array {
+    const key = `${Number(program.user)}${Number(program.la57)}`;
+    const known = this.#worlds.get(key);
+    if (known !== undefined) return known;
+    const world = new Uint8Array(RAM_BYTES);
+    buildWorld(world, program, new Random(0x5eed));
+    this.#worlds.set(key, world);
+    return world;
+  }
+
+  #noteRetired(program: Program, { addresses }: Layout, { start, trace }: LockstepRun): void {
+    const forms = new Map(program.lines.map(({ form }, n) => [addresses[n], form]));
+    let { rip } = start;
+    for (const { outcome, after } of trace) {
+      const form = forms.get(rip);
+      if (outcome.kind !== 'fault' && form !== undefined) this.retired.add(form);
+      ({ rip } = after);
+    }
+  }
+
+  #sideOf({ vendor, tlb }: Program): MachineSide {
+    const key = `${vendor} ${tlb}`;
+    const side = this.#sides.get(key) ?? new MachineSide(vendor, tlb, this.#tamper);
+    this.#sides.set(key, side);
+    return side;
+  }
+
   #build(program: Program, layout: Layout): void {
-    buildWorld(this.#initial, program, new Random(program.seed ^ 0x5eed));
+    for (const [offset, length] of USED) {
+      this.#initial.set(this.#worldOf(program).subarray(offset, offset + length), offset);
+    }
     this.#initial.set(layout.bytes, codeOffset(CODE + BigInt(program.start)));
   }
 
@@ -90,6 +145,8 @@ export class Differential {
 
 class LockstepRun {
   readonly trace: Step[] = [];
+  /** The last instruction was fetched, and nothing more, because it is not modelled. */
+  cutShort = false;
   readonly start: RefState;
   readonly #side: MachineSide;
   readonly #reference: ReferenceCpu;
@@ -100,7 +157,15 @@ class LockstepRun {
 
   constructor(side: MachineSide, memory: RefMemory, program: Program, layout: Layout) {
     const { maxPhysBits, denied } = side;
-    const rules = { maxPhysBits, denied, missCycles: MISS_CYCLES, referenceCycles: REFERENCE_CYCLES };
+    const keep: ReferenceRules['keep'] = program.tlb === 'keep-nothing' ? 'nothing' : 'forever';
+    const rules = {
+      maxPhysBits,
+      denied,
+      keep,
+      missCycles: MISS_CYCLES,
+      referenceCycles: REFERENCE_CYCLES,
+      extra: EXTRA_CYCLES,
+    };
     this.#side = side;
     this.#memory = memory;
     this.#layout = layout;
@@ -117,7 +182,12 @@ class LockstepRun {
       const { rip } = state;
       const outcome = this.#reference.step();
       if (outcome.kind === 'unsupported') break;
-      const differences = this.#stepMachine(outcome);
+      const differences = attempt(() => this.#stepMachine(outcome));
+      if (differences === 'not modelled') {
+        this.cutShort = outcome.kind === 'fault' && outcome.vector === VECTOR.UD;
+        if (this.cutShort) break;
+        return this.#mismatch(rip, ['the machine says that the instruction is not modelled']);
+      }
       if (differences.length > 0) return this.#mismatch(rip, differences);
       this.#noteResume(rip, outcome);
       if (outcome.kind !== 'done') this.#recover(outcome);
@@ -135,12 +205,7 @@ class LockstepRun {
 
   #stepMachine(outcome: Outcome): string[] {
     const side = this.#side;
-    let returned: number;
-    try {
-      returned = side.run(side.clock + 1);
-    } catch (error) {
-      return [`machine threw ${String(error)}, reference ${outcome.kind}`];
-    }
+    const returned = side.run(side.clock + 1);
     const { flags, reg } = this.#reference.undefined;
     const differences = compareOutcome(side, returned, outcome);
     if (differences.length === 0) differences.push(...compareState(side, this.#reference.state, flags, reg));
@@ -176,6 +241,16 @@ class LockstepRun {
   }
 }
 
+/** UnimplementedError is no difference by itself: an invalid opcode may be said to be one that is not modelled. */
+function attempt(run: () => string[]): string[] | 'not modelled' {
+  try {
+    return run();
+  } catch (error) {
+    if (error instanceof UnimplementedError) return 'not modelled';
+    return [`the machine threw ${String(error)}`];
+  }
+}
+
 /** The same program on the machine alone, stopping at random cycles. */
 function runInPieces(
   side: MachineSide,
@@ -200,24 +275,21 @@ function runInPieces(
       // Only events that take no time are left; the lockstep run has seen them.
       done = trace.length;
     }
-    const differences = stopOf(side, deadline, state, event);
+    const differences = attempt(() => stopOf(side, deadline, state, event));
+    if (differences === 'not modelled') throw new BugError('an instruction is not modelled that was before');
     if (differences.length > 0) return { run: 'pieces', step: done, rip: state.rip, differences };
     if (event === undefined) continue;
     state = event.after;
     done++;
     side.moveTo(state.rip, state.gpr[4]!);
   }
+  if (run.cutShort) return undefined;
   const differences = USED.flatMap(([offset, length]) => compareMemory(side, memory.bytes, offset, length));
   return differences.length > 0 ? { run: 'pieces', step: done, rip: state.rip, differences } : undefined;
 }
 
 function stopOf(side: MachineSide, deadline: number, state: RefState, event: Step | undefined): string[] {
-  let returned: number;
-  try {
-    returned = side.run(deadline);
-  } catch (error) {
-    return [`machine threw ${String(error)}`];
-  }
+  const returned = side.run(deadline);
   if (event === undefined) {
     const stopped =
       returned === RUN.DEADLINE

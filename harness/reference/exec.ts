@@ -56,12 +56,18 @@ export class Exec {
   /** A register, or bytes of memory, that the manual leaves undefined. */
   undefinedReg = -1;
   undefinedPlace: Place | undefined;
+  /** The memory operand that modifyRm() is working on. */
+  modified: Place | undefined;
   /** Stores that were made before a fault stay: they are beyond the stack pointer, which does not move. */
   keepsStores = false;
   /** The form with a memory destination takes LOCK. */
   lockable = false;
+  /** What the instruction costs besides its one cycle. */
+  extra: 'none' | 'lock' | 'div' | 'fence' = 'none';
   #page = -1n;
   #physical = 0;
+  /** The ModRM byte, once it has been read; what follows it may still have to be. */
+  #modrmByte = -1;
   #modrm: ModRm | undefined;
 
   constructor(state: RefState, linear: Linear) {
@@ -86,6 +92,11 @@ export class Exec {
 
   /** The next `size` bytes, unsigned. */
   immediate(size: number): bigint {
+    this.finishModRm();
+    return this.#littleEndian(size);
+  }
+
+  #littleEndian(size: number): bigint {
     let value = 0n;
     for (let n = 0; n < size; n++) value |= BigInt(this.byte()) << BigInt(8 * n);
     return value;
@@ -137,7 +148,7 @@ export class Exec {
   }
 
   #readModRm(): ModRm {
-    const byte = this.byte();
+    const byte = this.#firstByte();
     const mod = byte >> 6;
     const reg = ((byte >> 3) & 7) | (this.rexBit('r') << 3);
     const low = byte & 7;
@@ -162,22 +173,32 @@ export class Exec {
       ripRelative = true;
       dispSize = 4;
     } else base = rm;
-    const disp = dispSize === 0 ? 0n : this.signedImmediate(dispSize, 8);
+    const disp = signExtend(this.#littleEndian(dispSize), Math.max(dispSize, 1), 8);
     return { mod, reg, rm, hasSib, scale, base, index, ripRelative, disp };
   }
 
   /** Read the ModRM byte, for an instruction whose operands are looked at only when it is executed. */
   needModRm(): void {
-    void this.modrm;
+    this.#modrm ??= this.#readModRm();
   }
 
-  /** ModRM.reg without REX: the opcode extension. */
+  #firstByte(): number {
+    if (this.#modrmByte < 0) this.#modrmByte = this.byte();
+    return this.#modrmByte;
+  }
+
+  /** Read SIB and displacement if only the ModRM byte has been looked at. */
+  finishModRm(): void {
+    if (this.#modrmByte >= 0) this.needModRm();
+  }
+
+  /** ModRM.reg without REX: the opcode extension. An invalid one is known before SIB and displacement are read. */
   get digit(): number {
-    return this.modrm.reg & 7;
+    return (this.#firstByte() >> 3) & 7;
   }
 
   get isMemory(): boolean {
-    return this.modrm.mod !== 3;
+    return this.#firstByte() >> 6 !== 3;
   }
 
   /** Effective address of the memory operand; all bytes must have been read. */
@@ -243,6 +264,7 @@ export class Exec {
       return;
     }
     const place = this.linear.place(this.operandAddress(), size, 'write', this.operandSegment);
+    this.modified = place;
     this.linear.set(place, change(this.linear.get(place)));
   }
 

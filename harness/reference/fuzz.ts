@@ -38,11 +38,11 @@ export function listProgram(program: Program, rip: bigint): string {
 
 /** All that is needed to look into a mismatch. */
 export function describeMismatch(program: Program, mismatch: Mismatch): string {
-  const { user, la57, vendor, wp, cr4, pkru, rflags, fsBase, gsBase } = program;
+  const { user, la57, vendor, tlb, wp, cr4, pkru, rflags, fsBase, gsBase } = program;
   return [
     `seed ${program.seed}: ${mismatch.run} run, step ${mismatch.step}, RIP ${hex(mismatch.rip)}`,
     ...mismatch.differences.map((line) => `  ${line}`),
-    `${vendor}, CPL ${user ? 3 : 0}, LA57 ${Number(la57)}, WP ${Number(wp)}, CR4 ${hex(cr4)}, PKRU ${hex(pkru)}, ` +
+    `${vendor}, TLB ${tlb}, CPL ${user ? 3 : 0}, LA57 ${Number(la57)}, WP ${Number(wp)}, CR4 ${hex(cr4)}, PKRU ${hex(pkru)}, ` +
       `RFLAGS ${hex(rflags)}, FS ${hex(fsBase)}, GS ${hex(gsBase)}`,
     `registers ${program.gpr.map(hex).join(' ')}`,
     listProgram(program, mismatch.rip),

@@ -5,6 +5,7 @@
  */
 import { Differential } from './differential.ts';
 import { fuzzOne } from './fuzz.ts';
+import { GENERATED_FORMS } from './generate.ts';
 
 function main([first = '1', count = '10000', limit = '5']: readonly string[]): number {
   const differential = new Differential();
@@ -16,6 +17,10 @@ function main([first = '1', count = '10000', limit = '5']: readonly string[]): n
     failures++;
     process.stdout.write(`${report}\n\n`);
   }
+  const missing = GENERATED_FORMS.filter((form) => !differential.retired.has(form));
+  process.stdout.write(
+    `${missing.length} forms never executed: ${missing.slice(0, 20).join(', ') || 'none'}\n`,
+  );
   process.stdout.write(`${differential.steps} steps, ${failures} failures\n`);
   return failures === 0 ? 0 : 1;
 }

@@ -52,7 +52,7 @@ const ORDINARY: readonly Form[] = ALL.filter(({ system }) => !system).map(({ for
 const SYSTEM: readonly Form[] = ALL.filter(({ system }) => system).map(({ form }) => form);
 
 /** Every form that programs are made of; for the test that all of them come up. */
-export const GENERATED_FORMS: readonly Form[] = ALL.map(({ form }) => form);
+export const GENERATED_FORMS: readonly string[] = ALL.map(({ form }) => form.row.join('|'));
 
 /** A pointer near something. */
 export function randomPointer(random: Random): bigint {
@@ -73,7 +73,7 @@ const encodeLine = (
   const encoding = encodeForm(form, ops, lead);
   if ('rank' in encoding) return undefined;
   const { bytes, fields }: Encoding = encoding;
-  return { text: `${word}${instructionText(form.row[0], ops)}`, bytes, fields };
+  return { text: `${word}${instructionText(form.row[0], ops)}`, form: form.row.join('|'), bytes, fields };
 };
 
 const MOV_IMM64 = parseForm(['mov', 'r64, imm64', 'REX.W + B8+ro io']);
@@ -257,6 +257,7 @@ export function generateProgram(seed: number, random: Random): Program {
     la57,
     start: random.oneIn(3) ? 0xf80 + random.below(0x80) : random.below(0x800),
     vendor: random.oneIn(4) ? 'milan' : 'skylake',
+    tlb: random.pick(['keep-forever', 'keep-forever', 'real', 'keep-nothing']),
     wp: !random.oneIn(3),
     cr4: flag(CR4.SMEP, 2) | flag(CR4.SMAP, 3) | flag(CR4.PKE, 2) | (la57 ? CR4.LA57 : 0),
     pkru: random.oneIn(2) ? 0 : random.pick([0x4, 0x8, 0x24, 0x18, 0x3c]),

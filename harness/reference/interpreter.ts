@@ -19,7 +19,7 @@ import { STACK_OPS } from './ops/stack.ts';
 import { STRING_OPS } from './ops/string.ts';
 import { SYSTEM_OPS } from './ops/system.ts';
 import { BeyondReference, GuestException, type Outcome } from './outcome.ts';
-import { type PagingRules, RefPaging } from './paging.ts';
+import { type ReferenceRules, RefPaging } from './paging.ts';
 import { copyState, emptyState, type RefState, restoreState } from './state.ts';
 
 const OPS: ReadonlyMap<number, Decode> = tableOf([
@@ -81,10 +81,12 @@ export class ReferenceCpu {
   readonly memory: RefMemory;
   readonly paging: RefPaging;
   readonly #linear: Linear;
+  readonly #extra: ReferenceRules['extra'];
   #undefined: Undefined = { flags: 0, reg: -1, place: undefined };
 
-  constructor(memory: RefMemory, rules: PagingRules) {
+  constructor(memory: RefMemory, rules: ReferenceRules) {
     this.memory = memory;
+    this.#extra = rules.extra;
     this.paging = new RefPaging(this.state, memory, rules);
     this.#linear = new Linear(this.state, memory, this.paging);
   }
@@ -130,7 +132,7 @@ export class ReferenceCpu {
     const { state } = this;
     if (!x.again) state.rip = x.target ?? BigInt.asUintN(64, state.rip + BigInt(length));
     state.rflags = (state.rflags & 0x3f_ffff) | RFLAGS.FIXED;
-    state.cycles += 1;
+    state.cycles += 1 + (x.extra === 'none' ? 0 : this.#extra[x.extra]);
     this.#undefined = { flags: x.undefinedFlags, reg: x.undefinedReg, place: x.undefinedPlace };
   }
 }
@@ -139,6 +141,8 @@ function decode(x: Exec): Execute {
   readOpcode(x);
   const row = OPS.get(x.opcode) ?? x.beyond(`opcode ${x.opcode.toString(16)}`);
   const execute = row(x);
+  x.finishModRm();
+  if (x.lock) x.extra = 'lock';
   if (x.lock && !x.lockable) x.invalid();
   return execute;
 }

@@ -15,31 +15,41 @@ import { tier0 } from '../../vmm/machine/cpu/tier0.ts';
 import { RAM_BASE } from '../../vmm/machine/layout.ts';
 import { createMachine, type Machine } from '../../vmm/machine/machine.ts';
 import { mmuContextChanged } from '../../vmm/machine/mmu/context.ts';
+import type { TlbPolicy } from '../../vmm/machine/mmu/mmu.ts';
 import type { Program } from './program.ts';
 import type { RefState } from './state.ts';
 import { RAM_BYTES } from './world.ts';
 
-/** Cycles of a walk in these runs: odd numbers, so that a wrong count cannot look right. */
+/** Cycles in these runs: such numbers that a wrong count does not look right. */
 export const MISS_CYCLES = 7;
 export const REFERENCE_CYCLES = 3;
+export const EXTRA_CYCLES = { lock: 11, div: 13, fence: 17 } as const;
 
-/** A profile in which only instructions and page walks take time; DIV, LOCK and fences are not the reference's business. */
+/** A profile in which only what the reference knows takes time. */
 function walkProfile(profile: CpuProfile): CpuProfile {
   const prices = new Float64Array(NR_COST_POINTS);
   prices[COST.INSN] = 1;
   prices[COST.TLB_MISS] = MISS_CYCLES;
   prices[COST.WALK_REF] = REFERENCE_CYCLES;
+  prices[COST.LOCKED] = EXTRA_CYCLES.lock;
+  prices[COST.DIV] = EXTRA_CYCLES.div;
+  prices[COST.FENCE] = EXTRA_CYCLES.fence;
   return { ...profile, prices };
 }
+
+/** Changes the CPU behind the test's back. */
+export type Tamper = (cpu: Cpu) => void;
 
 export class MachineSide {
   readonly machine: Machine;
   readonly cpu: Cpu;
+  readonly #tamper: Tamper | undefined;
 
-  constructor(vendor: Program['vendor']) {
+  constructor(vendor: Program['vendor'], tlb: TlbPolicy, tamper?: Tamper) {
     const profile = walkProfile(PROFILES[vendor]);
-    this.machine = createMachine({ profile, nrCpus: 1, ramBytes: RAM_BYTES, tlb: 'keep-forever', seed: 1 });
+    this.machine = createMachine({ profile, nrCpus: 1, ramBytes: RAM_BYTES, tlb, seed: 1 });
     this.cpu = this.machine.cpus[0]!;
+    this.#tamper = tamper;
   }
 
   get maxPhysBits(): number {
@@ -116,7 +126,9 @@ export class MachineSide {
 
   /** Run; RUN.* */
   run(deadline: number): number {
-    return tier0(this.cpu, deadline);
+    const returned = tier0(this.cpu, deadline);
+    this.#tamper?.(this.cpu);
+    return returned;
   }
 
   /** Continue elsewhere. */

@@ -18,6 +18,8 @@ export class RefMemory {
   /** Stores of the instruction under way, oldest first. */
   readonly log: Store[] = [];
   readonly #walkLog: Store[] = [];
+  /** Pages that have been stored to, by their offset in the image. */
+  readonly touched = new Set<number>();
 
   constructor(base: number, size: number) {
     this.base = base;
@@ -38,6 +40,7 @@ export class RefMemory {
   setByte(at: number, value: number): void {
     const offset = this.#offset(at);
     this.log.push({ at, old: this.bytes[offset]! });
+    this.touched.add(offset & ~0xfff);
     this.bytes[offset] = value;
   }
 

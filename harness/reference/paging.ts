@@ -2,8 +2,8 @@
 /**
  * Page walk and TLB of the reference interpreter. SDM, "4-Level Paging and 5-Level Paging", "Determination of Access
  * Rights", "Page-Fault Exceptions", "Accessed and Dirty Flags", "Optional Invalidation".
- * The TLB keeps every translation for ever: what is charged is one walk for each page and, for a page first read, one
- * more for its first write. One address space; no EPT, no PCID, no paging-structure caches.
+ * The TLB keeps every translation for ever, or none. For ever: what is charged is one walk for each page and, for a page
+ * first read, one more for its first write. None: one walk for each page of each access. One address space; no EPT, no PCID, no paging-structure caches.
  */
 import { PFERR, VECTOR } from '../../lib/x86/exceptions.ts';
 import { CR0, CR4, EFER, RFLAGS } from '../../lib/x86/registers.ts';
@@ -14,13 +14,17 @@ import type { RefState } from './state.ts';
 /** What an access is for. */
 export type Access = 'read' | 'write' | 'exec';
 
-/** What walks cost, and what a cached translation that forbids the access does. */
-export interface PagingRules {
+/** What takes how long, and what a cached translation that forbids the access does. */
+export interface ReferenceRules {
   readonly maxPhysBits: number;
   readonly missCycles: number;
   readonly referenceCycles: number;
   /** `fault`: page fault from the cached entry, which is dropped; `rewalk`: the tables decide. */
   readonly denied: 'fault' | 'rewalk';
+  /** Whether the TLB keeps every translation, or none. */
+  readonly keep: 'forever' | 'nothing';
+  /** Cycles of a locked access, a division, a fence, besides the one of every instruction. */
+  readonly extra: { readonly lock: number; readonly div: number; readonly fence: number };
 }
 
 interface Translation {
@@ -47,11 +51,11 @@ const PAGE_SIZES = [0x1000n, 0x20_0000n, 0x4000_0000n];
 export class RefPaging {
   readonly #state: RefState;
   readonly #memory: RefMemory;
-  readonly #rules: PagingRules;
+  readonly #rules: ReferenceRules;
   /** By page size and linear address of the page. */
   readonly #tlb = new Map<string, Translation>();
 
-  constructor(state: RefState, memory: RefMemory, rules: PagingRules) {
+  constructor(state: RefState, memory: RefMemory, rules: ReferenceRules) {
     this.#state = state;
     this.#memory = memory;
     this.#rules = rules;
@@ -72,7 +76,7 @@ export class RefPaging {
       if (!allowed && this.#rules.denied === 'fault') this.#fault(linear, access, PFERR.PRESENT, cached);
     }
     const found = this.#walk(linear, access);
-    this.#tlb.set(keyOf(found.linear, found.size), found);
+    if (this.#rules.keep === 'forever') this.#tlb.set(keyOf(found.linear, found.size), found);
     return physicalOf(found, linear);
   }
 

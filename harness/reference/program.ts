@@ -5,11 +5,14 @@
  */
 import type { Field } from '../../lib/asm/encode.ts';
 import { applyFixup } from '../../lib/asm/fixups.ts';
+import type { TlbPolicy } from '../../vmm/machine/mmu/mmu.ts';
 import { CODE } from './world.ts';
 
 /** An instruction; each field's symbol is the number of the line it refers to, or a hexadecimal address. */
 export interface ProgramLine {
   readonly text: string;
+  /** The row of the assembler's tables that it was made from; none for raw bytes. */
+  readonly form?: string;
   readonly bytes: readonly number[];
   readonly fields: readonly Field[];
 }
@@ -25,6 +28,8 @@ export interface Program {
   readonly user: boolean;
   readonly la57: boolean;
   readonly vendor: 'skylake' | 'milan';
+  /** Replacement of the machine's TLB. Few pages are used: real sizes keep them all. */
+  readonly tlb: TlbPolicy;
   /** CR0.WP and CR4.SMEP, SMAP and PKE bits to set or clear. */
   readonly wp: boolean;
   readonly cr4: number;

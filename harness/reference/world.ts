@@ -116,11 +116,17 @@ export function buildWorld(image: Uint8Array, options: WorldOptions, random: Ran
   PAGES.forEach(({ linear, flags, mine }, n) => {
     const frame = FRAMES_OFFSET + n * 0x1000;
     tables.map(linear, BigInt(RAM_BASE + frame), flags | us(mine), 1);
-    const fill = linear >= CODE && linear < DATA ? () => 0xcc : () => random.below(256);
-    for (let k = 0; k < 0x1000; k++) image[frame + k] = fill();
+    const fill = linear >= CODE && linear < DATA ? () => 0xcccc_cccc : () => random.next();
+    fillPage(image, frame, fill);
   });
   tables.map(LARGE, BigInt(RAM_BASE + LARGE_OFFSET), RW | us('ordinary') | BigInt(PTE.PS), 2);
-  for (let k = 0; k < LARGE_USED; k++) image[LARGE_OFFSET + k] = random.below(256);
+  for (let k = 0; k < LARGE_USED; k += 0x1000) fillPage(image, LARGE_OFFSET + k, () => random.next());
+}
+
+/** 32 bits at a time. */
+function fillPage(image: Uint8Array, offset: number, fill: () => number): void {
+  const words = new Uint32Array(image.buffer, image.byteOffset + offset, 1024);
+  for (let n = 0; n < words.length; n++) words[n] = fill();
 }
 
 /** Offset in the image of a byte of the code pages. */

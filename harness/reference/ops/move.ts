@@ -105,6 +105,8 @@ const xchgRm =
   (x) => {
     x.lockable = x.isMemory;
     return () => {
+      // XCHG with memory is locked with or without the prefix.
+      if (x.isMemory) x.extra = 'lock';
       const mine = x.getReg(x.modrm.reg, size(x));
       let theirs = 0n;
       x.modifyRm(size(x), (old) => {
@@ -120,6 +122,8 @@ const xchgAccumulator = (n: number): OpRow => [
   (x) => {
     const reg = n | (x.rexBit('b') << 3);
     if (reg === 0) return x.repeat === 0xf3 ? () => x.system('PAUSE') : () => {};
+    // The manual does not say which of REX.B and F3 wins; decoders differ.
+    if (reg === 8 && x.repeat === 0xf3) x.beyond('F3 REX.B 90');
     return () => {
       const size = x.operandSize;
       const value = x.getReg(reg, size);
@@ -172,7 +176,7 @@ const hint: Decode = (x) => {
 };
 
 const movnti: Decode = (x) => {
-  if (!x.isMemory) x.invalid();
+  if (!x.isMemory || x.operandSize16 || x.repeat !== 0) x.invalid();
   return () => {
     const size = x.rexBit('w') === 1 ? 8 : 4;
     x.setRm(size, x.getReg(x.modrm.reg, size));

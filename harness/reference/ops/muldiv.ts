@@ -50,6 +50,7 @@ function setQuotient(x: Exec, quotient: bigint, remainder: bigint, size: Size): 
     x.setReg(GPR.RDX, size, r);
   }
   x.undefinedFlags |= UNDEFINED.DIV_IDIV;
+  x.extra = 'div';
 }
 
 function divide(x: Exec, size: Size): void {

@@ -89,7 +89,7 @@ function doubleShift(x: Exec, a: bigint, b: bigint, count: number, size: Size, l
   const bits = 8 * size;
   if (count > bits) {
     x.undefinedFlags |= UNDEFINED.DOUBLE_SHIFT_OVER;
-    if (x.isMemory) x.undefinedPlace = x.linear.place(x.operandAddress(), size, 'write', x.operandSegment);
+    if (x.isMemory) x.undefinedPlace = x.modified;
     else x.undefinedReg = x.modrm.rm;
     return a;
   }

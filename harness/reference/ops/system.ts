@@ -91,7 +91,9 @@ const group15: Decode = (x) => {
     }
     if (x.repeat !== 0 || x.operandSize16) x.beyond('0F AE with a mandatory prefix');
     if (digit < 5) x.invalid();
-    return () => {}; // LFENCE, MFENCE, SFENCE
+    return () => {
+      x.extra = 'fence'; // LFENCE, MFENCE, SFENCE
+    };
   }
   const flush = x.repeat === 0 && (digit === 7 || (digit === 6 && x.operandSize16));
   if (!flush) x.beyond('x87, SSE or XSAVE state');
@@ -142,9 +144,10 @@ const invalidation =
     return () => x.system(op, x.modrm.reg);
   };
 
-const movFromSreg: Decode = (x) => (x.digit > 5 ? x.invalid() : () => x.system('MOV_FROM_SREG', x.modrm.reg));
+/** REX.R is ignored for segment registers. */
+const movFromSreg: Decode = (x) => (x.digit > 5 ? x.invalid() : () => x.system('MOV_FROM_SREG', x.digit));
 const movToSreg: Decode = (x) =>
-  x.digit > 5 || x.digit === 1 ? x.invalid() : () => x.system('MOV_TO_SREG', x.modrm.reg);
+  x.digit > 5 || x.digit === 1 ? x.invalid() : () => x.system('MOV_TO_SREG', x.digit);
 
 /** MOV to and from CR and DR: ModRM.mod is ignored, the operand is a register. */
 const movControl =
@@ -153,6 +156,8 @@ const movControl =
     const byte = x.byte();
     const reg = ((byte >> 3) & 7) | (x.rexBit('r') << 3);
     const rm = (byte & 7) | (x.rexBit('b') << 3);
+    const exists = op.endsWith('CR') ? [0, 2, 3, 4, 8].includes(reg) : reg < 8;
+    if (!exists) x.invalid();
     return () => {
       x.stop = { op, reg, rm };
     };
