@@ -4,6 +4,8 @@
  * big integers by the rules of C (ISO/IEC 9899: integer promotions, usual arithmetic conversions). The interpreter shares no
  * code with the compiler. Undefined behaviour is avoided by construction: counts are masked, divisors made odd.
  */
+import { mem, R } from '../../asm/operands.ts';
+import { fixed } from '../dsl/asm_spec.ts';
 import type { GuestCode } from '../dsl/builder.ts';
 import { type Expr, lit, type Place, select } from '../dsl/expr.ts';
 import { guestFn } from '../dsl/function.ts';
@@ -38,6 +40,8 @@ type Statement =
       readonly op: '+=' | '-=' | '&=' | '|=' | '^=';
       readonly value: Ast;
     }
+  | { readonly s: 'call'; readonly target: Target; readonly args: readonly Ast[] }
+  | { readonly s: 'asm'; readonly target: Target; readonly x: Ast; readonly y: Ast }
   | {
       readonly s: 'if';
       readonly c: Ast;
@@ -51,6 +55,14 @@ type Statement =
       readonly stop: Ast;
       readonly body: readonly Statement[];
     };
+
+/** Parameters of the function that random programs call; more than there are argument registers. */
+const MIX_PARAMS = [u8, s16, u64, s32, s64, u32, s8, u16] as const;
+const mix = guestFn('random_mix', MIX_PARAMS, u64, (g, ...params) => {
+  const sum = g.local(u64, 7);
+  for (const param of params) g.set(sum, sum.mul(13).add((param as Expr<IntType>).cast(s64).cast(u64)));
+  g.return(sum);
+});
 
 const VARS = 12;
 const ELEMENTS = 8;
@@ -208,6 +220,19 @@ class State {
         this.assign(statement.target, sum.value);
         return;
       }
+      case 'call': {
+        const args = statement.args.map((arg, i) => wrap(MIX_PARAMS[i]!, this.eval(arg).value));
+        this.assign(
+          statement.target,
+          args.reduce((sum, arg) => BigInt.asUintN(64, sum * 13n + arg), 7n),
+        );
+        return;
+      }
+      case 'asm': {
+        const [x, y] = [this.eval(statement.x).value, this.eval(statement.y).value];
+        this.assign(statement.target, BigInt.asUintN(64, x + 3n * y));
+        return;
+      }
       case 'if':
         this.run(this.eval(statement.c).value !== 0n ? statement.then : statement.else);
         return;
@@ -313,7 +338,9 @@ class Generator {
       };
     }
     const target = this.target(1);
-    if (pick < 6)
+    if (pick === 4) return { s: 'call', target, args: MIX_PARAMS.map(() => this.ast(2)) };
+    if (pick === 5) return { s: 'asm', target, x: this.ast(2), y: this.ast(2) };
+    if (pick < 7)
       return {
         s: 'compound',
         target,
@@ -380,6 +407,17 @@ class Compiler {
       case 'compound':
         g.set(this.place(statement.target), statement.op, this.expr(statement.value));
         return;
+      case 'call': {
+        const place = this.place(statement.target);
+        const result = g.call(mix, ...statement.args.map((arg) => this.expr(arg)));
+        g.set(place, result.cast(place.type));
+        return;
+      }
+      case 'asm': {
+        const place = this.place(statement.target);
+        g.set(place, this.sum(statement.x, statement.y).cast(place.type));
+        return;
+      }
       case 'if': {
         const otherwise = statement.else.length > 0 ? () => this.block(statement.else) : undefined;
         g.if(this.expr(statement.c), () => this.block(statement.then), otherwise);
@@ -389,6 +427,25 @@ class Compiler {
         this.loop(statement);
         return;
     }
+  }
+
+  /** x + 3y by inline assembly that takes preserved registers and destroys others. */
+  private sum(x: Ast, y: Ast): Expr {
+    const wide = (ast: Ast): Expr => this.expr(ast).cast(s64).cast(u64);
+    return this.g.asm({
+      in: { x: fixed('rbx', wide(x)), y: wide(y) },
+      out: { total: fixed('r12', u64) },
+      clobbers: ['r13', 'rcx'],
+      emit: (a, r) => {
+        const rbx = r.reg64('x');
+        const total = r.reg64('total');
+        a.emit('lea', total, mem(0, { base: r.reg64('y'), index: r.reg64('y'), scale: 2 }));
+        a.emit('add', total, rbx);
+        a.emit('xor', R.r13d, R.r13d);
+        a.emit('xor', R.ecx, R.ecx);
+        a.emit('xor', rbx, rbx);
+      },
+    }).total;
   }
 
   private loop({ kind, times, stop, body }: Extract<Statement, { s: 'loop' }>): void {
