@@ -140,7 +140,10 @@ export function leaveGuest(cpu: Cpu): void {
   if (failed !== 0) abort(cpu, VMX_ABORT.LOAD_HOST_MSR, `VM-exit MSR-load area, entry ${failed}`);
 }
 
-/** The processor stops for good: nothing but a hypervisor's bug leads here. */
+/**
+ * Only a hypervisor's bug leads here. The indicator is written to the VMCS as by the processor.
+ * DEVIATION: the run ends with an error instead of the CPU's shutdown.
+ */
 function abort(cpu: Cpu, indicator: number, what: string): never {
   cpu.mem.i32[cpu.vmx.base + VMCS_WORD.ABORT] = indicator;
   throw new SanitizerError(`CPU ${cpu.id}: VMX abort ${indicator}: ${what}`);
