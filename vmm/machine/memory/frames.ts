@@ -11,12 +11,18 @@ import { RAM_BASE } from '../layout.ts';
 /** States of a frame. UNMANAGED frames have no struct page: the host kernel does not map them. */
 export const FRAME = { RESERVED: 0, FREE: 1, ALLOCATED: 2, UNMANAGED: 3 } as const;
 
+/** FrameTable.fastHint of a frame that several fast-TLB slots may point at. */
+export const FAST_ANYWHERE = 0xffff;
+
 export class FrameTable {
   readonly nrFrames: number;
   readonly state: Uint8Array;
   readonly epoch: Uint32Array;
-  /** How many fast-TLB entries point at the frame; kept by the MMU, so that freeing knows whether to look for them. */
-  readonly fastRefs: Uint16Array;
+  /**
+   * Where fast TLBs may point at the frame, kept by the MMU, so that freeing knows where to look: 0 nowhere, n at slot
+   * n - 1, FAST_ANYWHERE at several slots.
+   */
+  readonly fastHint: Uint16Array;
   /** How many frames have been retired so far. Who caches a translation keeps this number: it covers every size. */
   retirements = 0;
   /** The value of `retirements` after the frame's last retirement. */
@@ -34,7 +40,7 @@ export class FrameTable {
     this.nrFrames = memBytes >>> PAGE_SHIFT;
     this.state = new Uint8Array(this.nrFrames);
     this.epoch = new Uint32Array(this.nrFrames);
-    this.fastRefs = new Uint16Array(this.nrFrames);
+    this.fastHint = new Uint16Array(this.nrFrames);
     this.retiredAt = new Uint32Array(this.nrFrames);
     this.#takenBy = new Int32Array(this.nrFrames);
     this.#leftBy = new Int32Array(this.nrFrames);
@@ -67,7 +73,9 @@ export class FrameTable {
     this.epoch[frame] = this.epoch[frame]! + 1;
     this.retiredAt[frame] = ++this.retirements;
     this.#leftBy[frame] = by;
-    if (this.fastRefs[frame] !== 0) this.onRetire(frame);
+    if (this.fastHint[frame] === 0) return;
+    this.onRetire(frame);
+    this.fastHint[frame] = 0;
   }
 
   /** Whether somebody who saw the frame at `epoch` may still use it. */

@@ -70,7 +70,7 @@ export function mmuContextChanged(cpu: Cpu): void {
 /** Give the context at `at` its tags and its number. */
 function newContext(cpu: Cpu, mmu: Mmu, at: number, pcid: number): void {
   const { contexts: c, spaces } = mmu;
-  if (mmu.spaces.length === 0) mmu.tlb.onDropFast = (slot) => dropFastSlot(cpu, mmu, slot);
+  if (mmu.spaces.length === 0) mmu.tlb.onDropFast = (slot) => dropFastSlot(cpu, slot);
   if (mmu.nrContexts === MAX_CONTEXTS || spaces.live > MAX_SPACES) forgetContexts(cpu, mmu);
   const ep4ta = mmu.eptp === 0 ? NO_TAG : ep4taOf(mmu.eptp);
   const space = spaces.intern(mmu.vpid, pcid, ep4ta);
@@ -90,4 +90,17 @@ function forgetContexts(cpu: Cpu, mmu: Mmu): void {
   mmu.nrContexts = 0;
   if (mmu.spaces.live <= MAX_SPACES) return;
   mmu.spaces.sweep((space) => mmu.tlb.countOf(space) + mmu.gp.countOf(space) > 0);
+}
+
+/** Whether a context with this XOR constant is remembered that may use records of `space`. For the audit. */
+export function contextMayUse(mmu: Mmu, xor: number, space: number): boolean {
+  const { contexts: c } = mmu;
+  // A context whose place was taken by another is not remembered; its number is not given out again either.
+  let known = false;
+  for (let at = 0; at < c.length; at += CONTEXT_WORDS) {
+    if (c[at] === -1 || c[at + CTX.XOR] !== xor) continue;
+    known = true;
+    if (c[at + CTX.SPACE] === space || c[at + CTX.GLOBAL] === space) return true;
+  }
+  return !known && xor >>> XOR_SHIFT < mmu.nrContexts;
 }

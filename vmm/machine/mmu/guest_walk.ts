@@ -16,6 +16,14 @@ import { MODE, WALK, WALK_ADDR, type Mmu } from './mmu.ts';
 import { guestRights } from './rights.ts';
 import { checkLeafFrame, checkTableFrame } from './sanitize.ts';
 
+// Local, because the optimiser folds only local constants.
+const { P, RW, US, A, D, PS, G } = PTE;
+const { NXE, EPT, EPT_AD, LA57, PGE } = MODE;
+const { READ, WRITE } = ACCESS;
+const { REFS } = WALK;
+const { X, D: PERM_D, G: PERM_G, PK_SHIFT } = PERM;
+const { CR3 } = S;
+const { PRESENT, RSVD } = PFERR;
 /** Bits below the address of a large page's entry that must be clear (bit 12 is PAT). */
 const RESERVED_1G = 0x3fff_e000;
 const RESERVED_2M = 0x001f_e000;
@@ -29,14 +37,14 @@ export function walkGuest(cpu: Cpu, mmu: Mmu, lo: number, hi: number, mode: numb
   const { s, mem } = cpu;
   const { i32, size } = mem;
   const { walk, entryHpa } = mmu;
-  const reservedHi = (mode & MODE.NXE) !== 0 ? mmu.reservedHi : mmu.reservedHi | NX_RESERVED;
-  const nested = (mode & MODE.EPT) !== 0;
-  let level = (mode & MODE.LA57) !== 0 ? 5 : 4;
-  let vLo = s[S.CR3]!;
-  let vHi = s[S.CR3 + 1]!;
+  const reservedHi = (mode & NXE) !== 0 ? mmu.reservedHi : mmu.reservedHi | NX_RESERVED;
+  const nested = (mode & EPT) !== 0;
+  let level = (mode & LA57) !== 0 ? 5 : 4;
+  let vLo = s[CR3]!;
+  let vHi = s[CR3 + 1]!;
   let and = -1;
   let nx = 0;
-  walk[WALK.REFS] = 0;
+  walk[REFS] = 0;
   for (;;) {
     const index =
       level > 3 ? hi >>> (9 * level - 29) : level === 3 ? (hi << 2) | (lo >>> 30) : lo >>> (9 * level + 3);
@@ -47,35 +55,35 @@ export function walkGuest(cpu: Cpu, mmu: Mmu, lo: number, hi: number, mode: numb
       if (table === -1) return -1;
     } else if ((vHi & 0xf_ffff) !== 0 || table >>> 0 >= size) table = OUTSIDE;
     else if (cpu.frames.managed) checkTableFrame(cpu, table, 'page');
-    walk[WALK.REFS]!++;
-    if (table === OUTSIDE) return pageFault(cpu, mode, kind, PFERR.PRESENT | PFERR.RSVD, 0);
+    walk[REFS]++;
+    if (table === OUTSIDE) return pageFault(cpu, mode, kind, PRESENT | RSVD, 0);
     const at = table | offset;
     vLo = i32[at >> 2]!;
     vHi = i32[(at >> 2) + 1]!;
     entryHpa[level] = at;
-    if ((vLo & PTE.P) === 0) return pageFault(cpu, mode, kind, 0, 0);
-    if ((vHi & reservedHi) !== 0) return pageFault(cpu, mode, kind, PFERR.PRESENT | PFERR.RSVD, 0);
+    if ((vLo & P) === 0) return pageFault(cpu, mode, kind, 0, 0);
+    if ((vHi & reservedHi) !== 0) return pageFault(cpu, mode, kind, PRESENT | RSVD, 0);
     and &= vLo;
     nx |= vHi;
     if (level === 1) break;
-    if ((vLo & PTE.PS) !== 0) {
-      const bad = level === 2 ? RESERVED_2M : level === 3 ? RESERVED_1G : PTE.PS;
-      if ((vLo & bad) !== 0) return pageFault(cpu, mode, kind, PFERR.PRESENT | PFERR.RSVD, 0);
+    if ((vLo & PS) !== 0) {
+      const bad = level === 2 ? RESERVED_2M : level === 3 ? RESERVED_1G : PS;
+      if ((vLo & bad) !== 0) return pageFault(cpu, mode, kind, PRESENT | RSVD, 0);
       break;
     }
     level--;
   }
-  let perm = ((and & PTE.RW) >> 1) | ((and & PTE.US) >> 1) | (nx < 0 ? 0 : PERM.X);
-  if ((mode & MODE.PGE) !== 0 && (vLo & PTE.G) !== 0) perm |= PERM.G;
-  perm |= ((vHi >>> 27) & 15) << PERM.PK_SHIFT;
+  let perm = ((and & RW) >> 1) | ((and & US) >> 1) | (nx < 0 ? 0 : X);
+  if ((mode & PGE) !== 0 && (vLo & G) !== 0) perm |= PERM_G;
+  perm |= ((vHi >>> 27) & 15) << PK_SHIFT;
   if ((guestRights(mode, perm, cpu.s[S.PKRU]!) & (1 << kind)) === 0) {
-    return pageFault(cpu, mode, kind, PFERR.PRESENT, perm);
+    return pageFault(cpu, mode, kind, PRESENT, perm);
   }
-  if ((and & PTE.A) === 0 || (kind === ACCESS.WRITE && (vLo & PTE.D) === 0)) {
+  if ((and & A) === 0 || (kind === WRITE && (vLo & D) === 0)) {
     if (setFlags(cpu, mmu, mode, level, kind) < 0) return -1;
-    if (kind === ACCESS.WRITE) vLo |= PTE.D;
+    if (kind === WRITE) vLo |= D;
   }
-  if ((vLo & PTE.D) !== 0) perm |= PERM.D;
+  if ((vLo & D) !== 0) perm |= PERM_D;
   return nested
     ? finishNested(cpu, mmu, lo, kind, level, vLo, vHi & 0xf_ffff, perm)
     : finishDirect(cpu, mmu, lo, level, vLo, vHi & 0xf_ffff, perm);
@@ -86,8 +94,8 @@ const OUTSIDE = -4096;
 
 /** Host address of the page that holds a guest paging-structure entry; OUTSIDE, or -1 with the fault filled. */
 function tableThroughEpt(cpu: Cpu, mmu: Mmu, mode: number, gLo: number, gHi: number, level: number): number {
-  const asWrite = (mode & MODE.EPT_AD) !== 0;
-  const kind = asWrite ? ACCESS.WRITE : ACCESS.READ;
+  const asWrite = (mode & EPT_AD) !== 0;
+  const kind = asWrite ? WRITE : READ;
   const hpa = eptTranslate(cpu, mmu, gLo, gHi, kind, tableAccessBits(asWrite), 0);
   if (hpa < 0) return -1;
   mmu.entryGpa[level] = (gLo >>> 0) + gHi * 0x1_0000_0000;
@@ -97,17 +105,17 @@ function tableThroughEpt(cpu: Cpu, mmu: Mmu, mode: number, gLo: number, gHi: num
 /** Set the accessed flags of the entries used, and the leaf's dirty flag for a write. */
 function setFlags(cpu: Cpu, mmu: Mmu, mode: number, leaf: number, kind: number): number {
   const { i32 } = cpu.mem;
-  for (let level = (mode & MODE.LA57) !== 0 ? 5 : 4; level >= leaf; level--) {
+  for (let level = (mode & LA57) !== 0 ? 5 : 4; level >= leaf; level--) {
     const at = mmu.entryHpa[level]!;
     const old = i32[at >> 2]!;
-    const want = old | PTE.A | (level === leaf && kind === ACCESS.WRITE ? PTE.D : 0);
+    const want = old | A | (level === leaf && kind === WRITE ? D : 0);
     if (want === old) continue;
     // With EPT's accessed and dirty flags the read was checked as a write already.
-    if ((mode & (MODE.EPT | MODE.EPT_AD)) === MODE.EPT) {
+    if ((mode & (EPT | EPT_AD)) === EPT) {
       const gpa = mmu.entryGpa[level]!;
       const gLo = gpa | 0;
       const gHi = Math.floor(gpa / 0x1_0000_0000);
-      if (eptTranslate(cpu, mmu, gLo, gHi, ACCESS.WRITE, tableAccessBits(true), 0) < 0) return -1;
+      if (eptTranslate(cpu, mmu, gLo, gHi, WRITE, tableAccessBits(true), 0) < 0) return -1;
     }
     i32[at >> 2] = want;
     if (cpu.code.hasCode(at >>> 12)) cpu.code.noteStore(at, 8);
@@ -134,7 +142,7 @@ function finishDirect(
   walkAddr[WALK_ADDR.GPA] = base;
   walkAddr[WALK_ADDR.PTE_GPA] = mmu.entryHpa[level]!;
   walkAddr[WALK_ADDR.PTE_HPA] = mmu.entryHpa[level]!;
-  walkAddr[WALK_ADDR.EPTE_HPA] = -1;
+  walk[WALK.EPTE_HPA] = -1;
   return 0;
 }
 

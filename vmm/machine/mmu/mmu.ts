@@ -5,7 +5,6 @@
  * DEVIATION: no paging-structure caches; only whole translations can be stale.
  */
 import type { CpuProfile } from '../cost/profiles.ts';
-import { FAST_TLB_ENTRIES } from '../layout.ts';
 import { FlushLedger } from '../tlb/flush_ledger.ts';
 import { TagSpaces } from '../tlb/tag_spaces.ts';
 import { TlbArray, type TlbShape } from '../tlb/tlb_array.ts';
@@ -43,12 +42,12 @@ export const WALK = {
   REFS: 2,     // paging-structure references so far
   EPT_PERM: 3, // PERM.EPT_* and D of the last EPT translation
   EPT_CODE: 4,
-  PK: 5,       // protection key of the page
+  EPTE_HPA: 5, // leaf entry of the last EPT translation; -1: EPT is off
 } as const;
 
 /** Offsets in `Mmu.walkAddr`: host and guest physical addresses of the last walk. */
 // prettier-ignore
-export const WALK_ADDR = { HPA: 0, GPA: 1, PTE_GPA: 2, PTE_HPA: 3, EPTE_HPA: 4 } as const;
+export const WALK_ADDR = { HPA: 0, GPA: 1, PTE_GPA: 2, PTE_HPA: 3 } as const;
 
 /** Cached contexts: see context.ts. */
 export const CONTEXT_SLOTS = 256;
@@ -81,9 +80,6 @@ export class Mmu {
   check: 'off' | 'hits' = 'off';
   /** Called for every use of a translation that the tables no longer give, while `check` is 'hits'. */
   onStaleHit: (hit: StaleHit) => void = () => {};
-
-  /** By slot of the fast TLB: the frame that it points at. tlb.fastRecord: the record that it stands for. */
-  readonly fastFrame: Int32Array = new Int32Array(FAST_TLB_ENTRIES);
 
   /** The current context, set by mmuContextChanged(). */
   mode = 0;

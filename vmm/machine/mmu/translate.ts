@@ -6,6 +6,7 @@
 import { PFERR } from '../../../lib/x86/exceptions.ts';
 import type { Cpu } from '../cpu/cpu.ts';
 import { S } from '../cpu/state.ts';
+import { RAM_BASE } from '../layout.ts';
 import { ENTRY, ENTRY_F64, PERM } from '../tlb/entry.ts';
 import { FLUSH } from '../tlb/flush_ledger.ts';
 import { recordHpa } from '../tlb/tlb_array.ts';
@@ -16,7 +17,7 @@ import { fillFast } from './fast.ts';
 import { canonicalFault, eptViolation, pageFault } from './fault.ts';
 import { MODE, WALK, type Mmu } from './mmu.ts';
 import { eptNeeds, guestRights, modeOf } from './rights.ts';
-import { staleFrame } from './sanitize.ts';
+import { checkLeafFrame, staleFrame } from './sanitize.ts';
 import { checkHit } from './stale_hit.ts';
 
 /** Answer of useRecord(): the record does not do and is gone, walk again. */
@@ -85,6 +86,7 @@ function useRecord(
   }
   const hpa = recordHpa(tlb, b, lo);
   if (hpa < cpu.mem.size) {
+    if (hpa < RAM_BASE) checkLeafFrame(cpu, hpa);
     const pfn = hpa >>> 12;
     if (!cpu.frames.isCurrentSince(pfn, tlb.i[b + ENTRY.SEQ]!)) staleFrame(cpu, tlb, b, pfn);
     if (mode === mmu.mode) fillFast(cpu, mmu, lo, hi, b, hpa & ~0xfff);

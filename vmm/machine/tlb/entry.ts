@@ -5,7 +5,7 @@
  * table entries. SDM, "Details of TLB Use" and "Information That May Be Cached".
  */
 
-export const ENTRY_WORDS = 22;
+export const ENTRY_WORDS = 24;
 
 /** Word offsets of a record. */
 // prettier-ignore
@@ -24,6 +24,7 @@ export const ENTRY = {
   RIP_HI: 19,
   FILLER: 20, // CPL (1:0), access kind (3:2), PCID (27:16) of the access that caused the walk
   HASH:   21,
+  RAM:    22, // ENTRY_F64.HPA as an integer if the page begins in RAM, else -1
 } as const;
 
 /** Double offsets of a record (its first word / 2 + this). */

@@ -14,18 +14,13 @@ export interface TlbShape {
   readonly ways: number;
 }
 
-const { KEY_HI, SPACE, NEXT, BEFORE, AFTER, HASH } = ENTRY;
+const { KEY_HI, SPACE, NEXT, BEFORE, AFTER, HASH, RAM } = ENTRY;
 const STRIDE = ENTRY_WORDS * 1;
 const FAST_MASK = FAST_TLB_ENTRIES - 1;
 const FIRST_CAPACITY = 1024;
+const FIRST_SPACES = 64;
 const HI_FACTOR = 0x2545f491;
 const GROUP_FACTOR = 0x61c88647;
-
-const grown = (old: Int32Array, length: number, fill: number): Int32Array => {
-  const next = new Int32Array(length).fill(fill, old.length);
-  next.set(old);
-  return next;
-};
 
 export class TlbArray {
   /** Records as words, and the same bytes as doubles. Replaced when the array grows: read the field each time. */
@@ -41,12 +36,14 @@ export class TlbArray {
   /** Called when a record goes that the fast TLB's slot stands for. */
   onDropFast: (slot: number) => void = () => {};
   readonly shape: TlbShape;
-  #buckets: Int32Array;
+  /**
+   * The index, in one array because each array costs: hash buckets (first record or -1), then two words for each set
+   * (next way, ways in use), then two for each space (first record or -1, number of records).
+   */
+  #x: Int32Array;
   #mask: number;
-  #heads: Int32Array = new Int32Array(64).fill(-1);
-  #counts: Int32Array = new Int32Array(64);
-  readonly #fifo: Uint8Array;
-  readonly #setUsed: Uint8Array;
+  #setBase: number;
+  #spaceBase: number;
   readonly #sets: number;
   readonly #ways: number;
   #capacity: number;
@@ -62,12 +59,9 @@ export class TlbArray {
     this.i = new Int32Array(buffer);
     this.f = new Float64Array(buffer);
     for (let b = 0; b < this.i.length; b += STRIDE) this.i[b + SPACE] = -1;
-    let buckets = 1;
-    while (buckets < this.#capacity * 2) buckets *= 2;
-    this.#buckets = new Int32Array(buckets).fill(-1);
-    this.#mask = buckets - 1;
-    this.#fifo = new Uint8Array(shape.sets);
-    this.#setUsed = new Uint8Array(shape.sets);
+    this.#x = new Int32Array(0);
+    this.#mask = this.#setBase = this.#spaceBase = 0;
+    this.#layOutIndex(FIRST_SPACES);
   }
 
   /** Whether insert() keeps anything. */
@@ -79,8 +73,7 @@ export class TlbArray {
   lookup(lo: number, hi: number, group: number, space: number, global: number): number {
     const i = this.i;
     const key = lo & ~0xfff;
-    let b =
-      this.#buckets[((lo >>> 12) + Math.imul(hi, HI_FACTOR) + Math.imul(group, GROUP_FACTOR)) & this.#mask]!;
+    let b = this.#x[((lo >>> 12) + Math.imul(hi, HI_FACTOR) + Math.imul(group, GROUP_FACTOR)) & this.#mask]!;
     while (b >= 0) {
       if (i[b] === key && i[b + KEY_HI] === hi) {
         const tag = i[b + SPACE]!;
@@ -97,7 +90,7 @@ export class TlbArray {
       const shift = 12 + 9 * code;
       const key = (lo & (-1 << shift)) | code;
       const hash = (lo >>> shift) + Math.imul(hi, HI_FACTOR) + Math.imul(group, GROUP_FACTOR);
-      for (let b = this.#buckets[hash & this.#mask]!; b >= 0; b = i[b + NEXT]!) {
+      for (let b = this.#x[hash & this.#mask]!; b >= 0; b = i[b + NEXT]!) {
         const tag = i[b + SPACE]!;
         if (i[b] === key && i[b + KEY_HI] === hi && (tag === space || tag === global)) return b;
       }
@@ -108,23 +101,26 @@ export class TlbArray {
   /** A record for a page that has none; the caller fills PERM, SEQ and what follows. May evict another. */
   insert(lo: number, hi: number, code: number, group: number, space: number): number {
     const shift = 12 + 9 * code;
-    const b = this.#sets === 0 ? this.#allot() : this.#replace(lo >>> shift, hi, shift);
+    const page = lo >>> shift;
+    const b = this.#sets === 0 ? this.#allot() : this.#replace(page | (hi << (32 - shift)));
+    if (this.#spaceBase + 2 * space >= this.#x.length) this.#layOutIndex(2 * space);
     const i = this.i;
-    const hash = ((lo >>> shift) + Math.imul(hi, HI_FACTOR) + Math.imul(group, GROUP_FACTOR)) | 0;
+    const x = this.#x;
+    const hash = (page + Math.imul(hi, HI_FACTOR) + Math.imul(group, GROUP_FACTOR)) | 0;
     const bucket = hash & this.#mask;
+    const list = this.#spaceBase + 2 * space;
+    const head = x[list]!;
     i[b] = (lo & (-1 << shift)) | code;
     i[b + KEY_HI] = hi;
     i[b + SPACE] = space;
     i[b + HASH] = hash;
-    i[b + NEXT] = this.#buckets[bucket]!;
-    this.#buckets[bucket] = b;
-    if (space >= this.#heads.length) this.#growSpaces(space);
-    const head = this.#heads[space]!;
+    i[b + NEXT] = x[bucket]!;
     i[b + BEFORE] = -1;
     i[b + AFTER] = head;
     if (head >= 0) i[head + BEFORE] = b;
-    this.#heads[space] = b;
-    this.#counts[space]!++;
+    x[bucket] = b;
+    x[list] = b;
+    x[list + 1]!++;
     this.used++;
     if (code !== 0) this.usedLarge++;
     return b;
@@ -132,48 +128,30 @@ export class TlbArray {
 
   /** Drop one record. */
   remove(b: number): void {
-    const i = this.i;
-    const key = i[b]!;
-    if ((key & 3) !== 0) this.#dropFastLarge(b);
-    else if (this.fastRecord[(key >>> 12) & FAST_MASK] === b) this.onDropFast((key >>> 12) & FAST_MASK);
-    const bucket = i[b + HASH]! & this.#mask;
-    let at = this.#buckets[bucket]!;
-    if (at === b) this.#buckets[bucket] = i[b + NEXT]!;
-    else {
-      while (i[at + NEXT] !== b) at = i[at + NEXT]!;
-      i[at + NEXT] = i[b + NEXT]!;
-    }
-    const space = i[b + SPACE]!;
-    const before = i[b + BEFORE]!;
-    const after = i[b + AFTER]!;
-    if (before >= 0) i[before + AFTER] = after;
-    else this.#heads[space] = after;
-    if (after >= 0) i[after + BEFORE] = before;
-    this.#counts[space]!--;
-    this.used--;
-    i[b + SPACE] = -1;
+    this.#unlink(b);
+    this.i[b + SPACE] = -1;
     if (this.#sets === 0) {
-      i[b + NEXT] = this.#free;
+      this.i[b + NEXT] = this.#free;
       this.#free = b;
     } else {
-      this.#setUsed[(b / (STRIDE * this.#ways)) | 0]!--;
+      this.#x[this.#setBase + 2 * ((b / STRIDE) & (this.#sets - 1)) + 1]!--;
     }
   }
 
   /** Records of a space. */
   countOf(space: number): number {
-    return this.#counts[space] ?? 0;
+    return this.#x[this.#spaceBase + 2 * space + 1] ?? 0;
   }
 
   /** The first record of a space, or -1; follow ENTRY.AFTER. */
   firstOf(space: number): number {
-    return this.#heads[space] ?? -1;
+    return this.#x[this.#spaceBase + 2 * space] ?? -1;
   }
 
   /** Drop all records of a space; how many there were. */
   dropSpace(space: number): number {
     const dropped = this.countOf(space);
-    for (let n = 0; n < dropped; n++) this.remove(this.#heads[space]!);
+    for (let n = 0; n < dropped; n++) this.remove(this.firstOf(space));
     return dropped;
   }
 
@@ -188,6 +166,30 @@ export class TlbArray {
     return dropped;
   }
 
+  /** Take a record out of its hash chain, its space and the fast TLB. */
+  #unlink(b: number): void {
+    const i = this.i;
+    const x = this.#x;
+    const key = i[b]!;
+    if ((key & 3) !== 0) this.#dropFastLarge(b);
+    else if (this.fastRecord[(key >>> 12) & FAST_MASK] === b) this.onDropFast((key >>> 12) & FAST_MASK);
+    const bucket = i[b + HASH]! & this.#mask;
+    let at = x[bucket]!;
+    if (at === b) x[bucket] = i[b + NEXT]!;
+    else {
+      while (i[at + NEXT] !== b) at = i[at + NEXT]!;
+      i[at + NEXT] = i[b + NEXT]!;
+    }
+    const list = this.#spaceBase + 2 * i[b + SPACE]!;
+    const before = i[b + BEFORE]!;
+    const after = i[b + AFTER]!;
+    if (before >= 0) i[before + AFTER] = after;
+    else x[list] = after;
+    if (after >= 0) i[after + BEFORE] = before;
+    x[list + 1]!--;
+    this.used--;
+  }
+
   #dropFastLarge(b: number): void {
     this.usedLarge--;
     for (let slot = 0; slot < FAST_TLB_ENTRIES; slot++) {
@@ -195,26 +197,25 @@ export class TlbArray {
     }
   }
 
-  #growSpaces(space: number): void {
-    this.#heads = grown(this.#heads, space * 2, -1);
-    this.#counts = grown(this.#counts, space * 2, 0);
-  }
-
   /** A free way of the page's set, or the one that was filled first. */
-  #replace(page: number, hi: number, shift: number): number {
-    const ways = this.#ways;
-    const set = (page | (hi << (32 - shift))) & (this.#sets - 1);
-    const base = set * ways * STRIDE;
-    let way = this.#fifo[set]!;
-    if (this.#setUsed[set] === ways) {
+  #replace(page: number): number {
+    const x = this.#x;
+    const set = page & (this.#sets - 1);
+    const at = this.#setBase + 2 * set;
+    let way = x[at]!;
+    let b = (way * this.#sets + set) * STRIDE;
+    if (x[at + 1] === this.#ways) {
       this.evictions++;
-      this.remove(base + way * STRIDE);
+      this.#unlink(b);
     } else {
-      while (this.i[base + way * STRIDE + SPACE]! >= 0) way = way + 1 === ways ? 0 : way + 1;
+      x[at + 1]!++;
+      while (this.i[b + SPACE]! >= 0) {
+        way = way + 1 === this.#ways ? 0 : way + 1;
+        b = (way * this.#sets + set) * STRIDE;
+      }
     }
-    this.#fifo[set] = way + 1 === ways ? 0 : way + 1;
-    this.#setUsed[set]!++;
-    return base + way * STRIDE;
+    x[at] = way + 1 === this.#ways ? 0 : way + 1;
+    return b;
   }
 
   /** A record of the growing table. */
@@ -228,6 +229,7 @@ export class TlbArray {
     return this.#top++ * STRIDE;
   }
 
+  /** Double the capacity; all records are in use. */
   #grow(): void {
     this.#capacity *= 2;
     const buffer = new ArrayBuffer(this.#capacity * STRIDE * 4);
@@ -235,18 +237,47 @@ export class TlbArray {
     i.set(this.i);
     this.i = i;
     this.f = new Float64Array(buffer);
-    this.#buckets = new Int32Array(this.#capacity * 2).fill(-1);
-    this.#mask = this.#buckets.length - 1;
-    for (let n = 0; n < this.#top; n++) {
-      const b = n * STRIDE;
+    this.#layOutIndex((this.#x.length - this.#spaceBase) / 2);
+    for (let b = 0; b < this.#top * STRIDE; b += STRIDE) {
       const bucket = i[b + HASH]! & this.#mask;
-      i[b + NEXT] = this.#buckets[bucket]!;
-      this.#buckets[bucket] = b;
+      i[b + NEXT] = this.#x[bucket]!;
+      this.#x[bucket] = b;
     }
   }
+
+  /** (Re)build the index for the present capacity and so many spaces; chains survive if the capacity does. */
+  #layOutIndex(spaces: number): void {
+    let buckets = 1;
+    while (buckets < this.#capacity * 2) buckets *= 2;
+    const old = this.#x;
+    const oldSpaces = old.subarray(this.#spaceBase);
+    const sameChains = buckets === this.#setBase;
+    const setBase = buckets;
+    const spaceBase = setBase + 2 * this.#sets;
+    const x = new Int32Array(spaceBase + 2 * spaces);
+    x.fill(-1, 0, buckets);
+    if (sameChains) x.set(old.subarray(0, this.#spaceBase));
+    for (let n = 0; n < 2 * spaces; n += 2) {
+      x[spaceBase + n] = oldSpaces[n] ?? -1;
+      x[spaceBase + n + 1] = oldSpaces[n + 1] ?? 0;
+    }
+    this.#x = x;
+    this.#mask = buckets - 1;
+    this.#setBase = setBase;
+    this.#spaceBase = spaceBase;
+  }
+}
+
+/** Note where a record's page lies; `ram` is the end of RAM. */
+export function setRecordHpa(tlb: TlbArray, b: number, hpa: number, ram: number): void {
+  tlb.f[(b >> 1) + ENTRY_F64.HPA] = hpa;
+  tlb.i[b + RAM] = hpa < ram ? hpa : -1;
 }
 
 /** Host physical address of `lo` by a record that translates it. */
 export function recordHpa(tlb: TlbArray, b: number, lo: number): number {
-  return tlb.f[(b >> 1) + ENTRY_F64.HPA]! + (lo & pageOffsetMask(tlb.i[b]! & 3));
+  const { i } = tlb;
+  const ram = i[b + RAM]!;
+  const offset = lo & pageOffsetMask(i[b]! & 3);
+  return ram >= 0 ? (ram + offset) | 0 : tlb.f[(b >> 1) + ENTRY_F64.HPA]! + offset;
 }
