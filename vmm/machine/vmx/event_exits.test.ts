@@ -189,7 +189,8 @@ describe('EPT faults', () => {
     eptPage(box, AT.IDT, 0);
     expect(box.launch()).toBe(R.EPT_VIOLATION);
     expect(box.read(I.IDT_VECTORING_INFO_FIELD)).toBe(EVENT(INTR_TYPE.HARD_EXCEPTION | 6));
-    expect(box.read(I.GUEST_PHYSICAL_ADDRESS)).toBe(AT.IDT + 6 * 16 + 8);
+    // Which half of the gate is read first is not architectural.
+    expect(box.read(I.GUEST_PHYSICAL_ADDRESS) & ~0xf).toBe(AT.IDT + 6 * 16);
   });
 });
 

@@ -96,6 +96,9 @@ describe('VMREAD and VMWRITE', () => {
     Object.assign(other.cpu.vmx, { caps });
     expect(vmwriteField(other.cpu, VMCS_INFO.VM_EXIT_REASON, 7, 0)).toBe(RESULT.FAIL_VALID);
     expect(other.error()).toBe(VMXERR.VMWRITE_READ_ONLY_VMCS_COMPONENT);
+    expect(() => {
+      vmwrite32(other.cpu, VMCS_INFO.VM_EXIT_REASON, 7);
+    }).toThrow('which is read-only');
   });
 
   it('are invalid without a current VMCS', () => {

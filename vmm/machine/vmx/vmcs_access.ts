@@ -58,14 +58,15 @@ export function vmwriteField(cpu: Cpu, field: number, lo: number, hi: number): n
   if (cpu.vmx.currentVmcs === -1) return VMX_RESULT.FAIL_INVALID;
   const full = component(cpu, field);
   if (full === -1) return vmFail(cpu, VMXERR.UNSUPPORTED_VMCS_COMPONENT);
-  if (
-    vmcsFieldType(full) === VMCS_TYPE.INFO &&
-    (cpu.vmx.caps.misc & VMX_MISC.VMWRITE_SHADOW_RO_FIELDS) === 0
-  ) {
-    return vmFail(cpu, VMXERR.VMWRITE_READ_ONLY_VMCS_COMPONENT);
-  }
+  if (isReadOnly(cpu, full)) return vmFail(cpu, VMXERR.VMWRITE_READ_ONLY_VMCS_COMPONENT);
   store(cpu, field, full, lo, hi);
   return VMX_RESULT.SUCCEED;
+}
+
+/** VM-exit information fields, unless IA32_VMX_MISC says that VMWRITE may write them. */
+function isReadOnly(cpu: Cpu, full: number): boolean {
+  const writable = (cpu.vmx.caps.misc & VMX_MISC.VMWRITE_SHADOW_RO_FIELDS) !== 0;
+  return !writable && vmcsFieldType(full) === VMCS_TYPE.INFO;
 }
 
 function store(cpu: Cpu, field: number, full: number, lo: number, hi: number): void {
@@ -127,10 +128,13 @@ export function vmread64(cpu: Cpu, field: number): bigint {
 
 /** Write lo and hi; hi is ignored by 16- and 32-bit fields. */
 export function vmwritePair(cpu: Cpu, field: number, lo: number, hi: number): void {
+  spend(cpu, COST.VMWRITE);
   checkAccess(cpu, field, 'VMWRITE');
-  if (vmwriteField(cpu, field, lo, hi) !== VMX_RESULT.SUCCEED) {
-    throw new SanitizerError(`CPU ${cpu.id}: VMWRITE of field ${hex(field)} failed`);
+  const full = field & ~VMCS_ACCESS_HIGH;
+  if (isReadOnly(cpu, full)) {
+    throw new SanitizerError(`CPU ${cpu.id}: VMWRITE of field ${hex(field)}, which is read-only`);
   }
+  store(cpu, field, full, lo, hi);
 }
 
 /** Write a 16- or 32-bit field, or a wider one whose bits 63:32 become 0. */
