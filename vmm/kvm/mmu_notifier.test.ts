@@ -230,7 +230,7 @@ function* expectThrow(steps: Generator<void, void, void>, message: string): Gene
 
 /** Two vCPUs write a page while the process drops it again and again; the explorer picks who goes on. */
 function raceFaultsWithInvalidations(seed: number): void {
-  const vm = testVm({ nrCpus: 3 });
+  const vm = testVm({ nrCpus: 3, sched: { maxTurns: 100_000 } });
   const { sched } = vm.kvm.host;
   const [hva, vcpus] = drive(
     vm,

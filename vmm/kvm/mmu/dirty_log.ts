@@ -16,6 +16,7 @@ import { kvmMmuMaxMappingLevel } from './hugepage.ts';
 import { isLargePte, isShadowPresentPte, pagesPerHpage, SPTE_HI, SPTE_LO, spteHpa } from './spte.ts';
 import { sptepOf, tdpMmuSetSpte, tdpWalkLeaves, type LeafVisitor } from './tdp_iter.ts';
 import { handleRemovedPt, tdpMmuFreePages } from './tdp_pages.ts';
+import { forEachTdpMmuRoot } from './tdp_roots.ts';
 import { tdpMmuSplitHugePage } from './tdp_split.ts';
 
 type LeafChange = (root: TdpMmuRoot) => LeafVisitor;
@@ -23,8 +24,7 @@ type LeafChange = (root: TdpMmuRoot) => LeafVisitor;
 /** Visit the slot's leaves in every root under mmu_lock; lets go of it when the slice ends. */
 function* forEachLeaf(kvm: Kvm, slot: KvmMemorySlot, start: Gfn, end: Gfn, change: LeafChange): Steps<void> {
   const { machine, sched } = kvm.host;
-  for (const root of [...kvm.arch.tdpMmuRoots]) {
-    if (root.invalid || root.role.smm !== slot.asId) continue;
+  yield* forEachTdpMmuRoot(kvm, slot.asId, 'valid', function* (root) {
     const visit = change(root);
     for (let gfn = start; gfn < end;) {
       gfn = tdpWalkLeaves(machine.mem.i32, root, gfn, end, visit);
@@ -33,7 +33,7 @@ function* forEachLeaf(kvm: Kvm, slot: KvmMemorySlot, start: Gfn, end: Gfn, chang
       yield;
       yield* kvm.mmuLock.writeLock();
     }
-  }
+  });
 }
 
 const endOf = (slot: KvmMemorySlot): Gfn => (slot.baseGfn + slot.npages) as Gfn;

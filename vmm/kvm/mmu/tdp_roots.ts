@@ -61,6 +61,25 @@ export function kvmTdpMmuPutRoot(kvm: Kvm, root: TdpMmuRoot): void {
   tdpMmuFreePages(kvm, [root.hpa]);
 }
 
+/**
+ * for_each_tdp_mmu_root_yield_safe(): the roots of an address space, each with a reference while it is in use, so that
+ * mmu_lock may be dropped meanwhile. `asId` null: all; roots that are invalid only if `which` says so.
+ */
+export function* forEachTdpMmuRoot(
+  kvm: Kvm,
+  asId: number | null,
+  which: 'all' | 'valid',
+  body: (root: TdpMmuRoot) => Steps<void>,
+): Steps<void> {
+  for (const root of [...kvm.arch.tdpMmuRoots]) {
+    const wanted = (asId === null || root.role.smm === asId) && !(root.invalid && which === 'valid');
+    if (!wanted || root.refcount === 0) continue;
+    root.refcount++;
+    yield* body(root);
+    kvmTdpMmuPutRoot(kvm, root);
+  }
+}
+
 /** kvm_tdp_mmu_invalidate_roots(): no vCPU may load them any more; with mmu_lock held for writing. */
 export function kvmTdpMmuInvalidateRoots(kvm: Kvm): void {
   kvm.mmuLock.assertHeldWrite();

@@ -16,7 +16,12 @@ import { kvmFlushRemoteTlbs, kvmMakeAllCpusRequest, kvmVcpuKick } from '../reque
 import { TP } from '../trace_events.ts';
 import { MMIO_SPTE_GEN_MASK } from './spte.ts';
 import { tdpMmuSetSpte, tdpWalkLeaves } from './tdp_iter.ts';
-import { kvmTdpMmuInvalidateRoots, kvmTdpMmuZapInvalidatedRoots, tdpMmuZapRoot } from './tdp_roots.ts';
+import {
+  forEachTdpMmuRoot,
+  kvmTdpMmuInvalidateRoots,
+  kvmTdpMmuZapInvalidatedRoots,
+  tdpMmuZapRoot,
+} from './tdp_roots.ts';
 
 /** kvm_arch_flush_shadow_memslot(): the slot is invalid; drop every translation of it. */
 export function* kvmArchFlushShadowMemslot(kvm: Kvm, slot: KvmMemorySlot): Steps<void> {
@@ -50,7 +55,7 @@ export function* kvmMmuZapMemslot(kvm: Kvm, slot: KvmMemorySlot): Steps<void> {
 /** kvm_mmu_zap_all(): every root, before the VM or its process goes away. */
 export function* kvmMmuZapAll(kvm: Kvm): Steps<void> {
   if (!kvm.mmuLock.writeFastLock()) yield* kvm.mmuLock.writeLock();
-  for (const root of [...kvm.arch.tdpMmuRoots]) yield* tdpMmuZapRoot(kvm, root, 'write');
+  yield* forEachTdpMmuRoot(kvm, null, 'all', (root) => tdpMmuZapRoot(kvm, root, 'write'));
   yield* kvmFlushRemoteTlbs(kvm);
   kvm.mmuLock.writeUnlock();
 }
@@ -66,11 +71,9 @@ export interface KvmGfnRange {
 
 /** kvm_tdp_mmu_unmap_gfn_range(): with mmu_lock held for writing; true if the TLBs must be flushed before it is dropped. */
 export function* kvmUnmapGfnRange(kvm: Kvm, range: KvmGfnRange): Steps<boolean> {
-  let flush = false;
-  for (const root of [...kvm.arch.tdpMmuRoots]) {
-    if (root.role.smm === range.slot.asId) flush = (yield* tdpMmuZapLeafs(kvm, root, range, flush)) || flush;
-  }
-  return flush;
+  const pending = { flush: false };
+  yield* forEachTdpMmuRoot(kvm, range.slot.asId, 'all', (root) => tdpMmuZapLeafs(kvm, root, range, pending));
+  return pending.flush;
 }
 
 /** tdp_mmu_zap_leafs(). When the slice ends it flushes, lets go of mmu_lock and goes on behind the last gfn. */
@@ -78,25 +81,23 @@ function* tdpMmuZapLeafs(
   kvm: Kvm,
   root: TdpMmuRoot,
   range: KvmGfnRange,
-  flushBefore: boolean,
-): Steps<boolean> {
+  pending: { flush: boolean },
+): Steps<void> {
   const { machine, sched } = kvm.host;
-  let flush = flushBefore;
   const zap = (sptep: number, _lo: number, level: number, gfn: Gfn): void => {
     tdpMmuSetSpte(kvm, root.role.smm, sptep, level, gfn, 0, 0);
     spend(sched.cpu, COST.TDP_ZAP);
-    flush = true;
+    pending.flush = true;
   };
   for (let gfn = range.start; gfn < range.end;) {
     gfn = tdpWalkLeaves(machine.mem.i32, root, gfn, range.end, zap);
     if (!range.mayBlock || gfn >= range.end || !sched.shouldYield()) continue;
-    if (flush) yield* kvmFlushRemoteTlbs(kvm);
-    flush = false;
+    if (pending.flush) yield* kvmFlushRemoteTlbs(kvm);
+    pending.flush = false;
     kvm.mmuLock.writeUnlock();
     yield;
     yield* kvm.mmuLock.writeLock();
   }
-  return flush;
 }
 
 /**

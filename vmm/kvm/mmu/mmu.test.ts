@@ -1,0 +1,375 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/**
+ * Roles, roots and zapping. Rules from kvm_calc_cpu_role(), kvm_mmu_free_obsolete_roots() and
+ * kvm_mmu_invalidate_mmio_sptes() of arch/x86/kvm/mmu/mmu.c.
+ */
+import { describe, expect, it } from 'vitest';
+import { ERRNO } from '../../../lib/uapi/errno.ts';
+import { KVM_X86_QUIRK } from '../../../lib/uapi/memory.ts';
+import type { Gpa, Hpa } from '../../../lib/x86/addr.ts';
+import { CR0, CR4, EFER } from '../../../lib/x86/registers.ts';
+import { doMadvise, MADV } from '../../host/mm/madvise.ts';
+import { spend } from '../../machine/cost/ledger.ts';
+import { COST } from '../../machine/cost/points.ts';
+import { INVALID_PAGE } from '../kvm_host_x86.ts';
+import { kvmDestroyVm } from '../kvm_main.ts';
+import { TP } from '../trace_events.ts';
+import {
+  createVcpu,
+  drive,
+  guestAccess,
+  LOG_DIRTY,
+  mmap,
+  setSlot,
+  tdpEntry,
+  testVm,
+  tlbOf,
+} from '../testing/test_kvm.ts';
+import { kvmMmuPageFault } from './fault.ts';
+import {
+  guestPagingLevels,
+  kvmCalcCpuRole,
+  kvmInitMmu,
+  kvmMmuFreeObsoleteRoots,
+  kvmMmuLoadPgd,
+  kvmMmuReload,
+  kvmMmuResetContext,
+} from './mmu.ts';
+import { spteIndex, mmioSpteGen, mmioSpteGfn, mmioSpteHi, mmioSpteLo, eptMasks, isMmioSpte } from './spte.ts';
+import { tdpRootOf } from './tdp_roots.ts';
+import { kvmArchMemslotsUpdated } from './zap.ts';
+
+const LONG_MODE: { cr0: number; cr4: number; efer: number } = {
+  cr0: CR0.PG | CR0.PE,
+  cr4: CR4.PAE,
+  efer: EFER.LME | EFER.LMA,
+};
+
+describe('the role of a guest', () => {
+  const vm = testVm();
+  const vcpu = drive(vm, createVcpu(vm));
+  const levels = (state: { cr0: number; cr4: number; efer: number }): number => {
+    Object.assign(vcpu.arch, state);
+    return guestPagingLevels(kvmCalcCpuRole(vcpu));
+  };
+
+  it('knows how many levels its tables have', () => {
+    expect(levels({ cr0: CR0.PE, cr4: 0, efer: 0 })).toBe(0);
+    expect(levels({ cr0: CR0.PG | CR0.PE, cr4: CR4.PSE, efer: 0 })).toBe(2);
+    expect(levels({ cr0: CR0.PG | CR0.PE, cr4: CR4.PAE, efer: 0 })).toBe(3);
+    expect(levels(LONG_MODE)).toBe(4);
+    expect(levels({ ...LONG_MODE, cr4: CR4.PAE | CR4.LA57 })).toBe(5);
+  });
+
+  it('changes with each bit that permission checks look at, and with no other', () => {
+    const role = (change: Partial<typeof LONG_MODE>): number => {
+      Object.assign(vcpu.arch, LONG_MODE, change);
+      return kvmCalcCpuRole(vcpu);
+    };
+    const base = role({});
+    const changes = [
+      { cr0: LONG_MODE.cr0 | CR0.WP },
+      { cr4: CR4.PAE | CR4.SMEP },
+      { cr4: CR4.PAE | CR4.SMAP },
+      { cr4: CR4.PAE | CR4.PKE },
+      { efer: LONG_MODE.efer | EFER.NXE },
+    ].map((change) => role(change as Partial<typeof LONG_MODE>));
+    expect(new Set([base, ...changes]).size).toBe(6);
+    expect(
+      role({ cr4: CR4.PAE | CR4.PGE, efer: LONG_MODE.efer | EFER.SCE, cr0: LONG_MODE.cr0 | CR0.TS }),
+    ).toBe(base);
+  });
+
+  it('is stored, and roots survive a change that resets nothing', () => {
+    Object.assign(vcpu.arch, LONG_MODE);
+    kvmInitMmu(vcpu);
+    expect(vcpu.arch.rootMmu.guestLevel).toBe(4);
+    expect(vcpu.arch.rootMmu.rootRole).toMatchObject({ level: 4, direct: 1, adDisabled: 0, smm: 0 });
+    drive(
+      vm,
+      (function* () {
+        expect(kvmMmuReload(vcpu)).toBe(0);
+      })(),
+    );
+    const { hpa } = vcpu.arch.mmu.root;
+    kvmInitMmu(vcpu);
+    expect(vcpu.arch.mmu.root.hpa).toBe(hpa);
+    kvmMmuResetContext(vcpu);
+    expect(vcpu.arch.mmu.root.hpa).toBe(INVALID_PAGE);
+  });
+});
+
+describe('roots', () => {
+  it('are flushed for when they are loaded, and asked for only if there is none', () => {
+    const vm = testVm();
+    drive(
+      vm,
+      (function* () {
+        const vcpu = yield* createVcpu(vm);
+        kvmMmuLoadPgd(vcpu);
+        expect(kvmMmuReload(vcpu)).toBe(0);
+        expect(kvmMmuReload(vcpu)).toBe(0);
+        expect(tlbOf(vcpu).flushes).toBe(1);
+      })(),
+    );
+  });
+
+  it('differ between the address spaces', () => {
+    const vm = testVm();
+    drive(
+      vm,
+      (function* () {
+        yield* setSlot(vm, { slot: 0 });
+        yield* setSlot(vm, { slot: 1 << 16 });
+        const [one, two] = [yield* createVcpu(vm, 0), yield* createVcpu(vm, 1)];
+        two.arch.mmu.rootRole.smm = 1;
+        yield* guestAccess(one, 0x1000, 11);
+        yield* guestAccess(two, 0x1000, 22);
+        expect(yield* guestAccess(one, 0x1000)).toEqual({ kind: 'done', value: 11 });
+        expect(vm.kvm.arch.tdpMmuRoots).toHaveLength(2);
+      })(),
+    );
+  });
+
+  it('that are obsolete are dropped, previous ones too', () => {
+    const vm = testVm();
+    drive(
+      vm,
+      (function* () {
+        yield* setSlot(vm);
+        const vcpu = yield* createVcpu(vm);
+        yield* guestAccess(vcpu, 0, 1);
+        const root = tdpRootOf(vm.kvm, vcpu.arch.mmu.root.hpa);
+        root.refcount++;
+        vcpu.arch.mmu.prevRoots[1]!.hpa = root.hpa;
+        kvmMmuFreeObsoleteRoots(vcpu);
+        expect(root.refcount).toBe(3);
+        yield* setSlot(vm, { bytes: 0 });
+        expect(root.invalid).toBe(true);
+        kvmMmuFreeObsoleteRoots(vcpu);
+        expect([vcpu.arch.mmu.root.hpa, vcpu.arch.mmu.prevRoots[1]!.hpa]).toEqual([
+          INVALID_PAGE,
+          INVALID_PAGE,
+        ]);
+        expect(vm.kvm.arch.tdpMmuPages).toBe(0);
+        expect(() => tdpRootOf(vm.kvm, 0x1000 as Hpa)).toThrow('not a root');
+      })(),
+    );
+  });
+
+  it('are missing at a page fault only by a mistake of the run loop', () => {
+    const vm = testVm();
+    const vcpu = drive(vm, createVcpu(vm));
+    expect(() => kvmMmuPageFault(vcpu, 0 as Gpa, 0)).toThrow('faults without a root');
+  });
+});
+
+describe('out of memory', () => {
+  it('is ENOMEM at the fault, and leaves no lock behind', () => {
+    const vm = testVm({ ramBytes: 4 << 20 });
+    drive(
+      vm,
+      (function* () {
+        yield* setSlot(vm);
+        const vcpu = yield* createVcpu(vm);
+        kvmMmuReload(vcpu);
+        const { pages } = vm.kvm.host;
+        const hog = pages.owner('hog');
+        const taken: number[] = [];
+        for (let frame = pages.allocPage(hog); frame >= 0; frame = pages.allocPage(hog)) taken.push(frame);
+        pages.putPage(taken.pop() as never);
+        pages.putPage(taken.pop() as never);
+        expect(yield* guestAccess(vcpu, 0x1000, 1)).toEqual({ kind: 'error', errno: ERRNO.ENOMEM });
+        for (const frame of taken) pages.putPage(frame as never);
+        expect(yield* guestAccess(vcpu, 0x1000, 1)).toEqual({ kind: 'done', value: 1 });
+      })(),
+    );
+  });
+
+  it('leaves a vCPU without a root', () => {
+    const vm = testVm({ ramBytes: 4 << 20 });
+    drive(
+      vm,
+      (function* () {
+        const vcpu = yield* createVcpu(vm);
+        const { pages } = vm.kvm.host;
+        while (pages.allocPage(pages.owner('hog')) >= 0);
+        expect(kvmMmuReload(vcpu)).toBe(-ERRNO.ENOMEM);
+      })(),
+    );
+  });
+});
+
+describe('MMIO entries', () => {
+  it('keep gfn and generation, and are told from others', () => {
+    const masks = eptMasks('ad');
+    for (const [gfn, gen] of [
+      [0xfee00, 0],
+      [0xc0000, 0x7ffff],
+      [2 ** 34 - 1, 0x12345],
+    ] as const) {
+      const [lo, hi] = [mmioSpteLo(masks, gfn as never, gen), mmioSpteHi(gfn as never, gen)];
+      expect(isMmioSpte(masks, lo)).toBe(true);
+      expect([mmioSpteGfn(lo, hi), mmioSpteGen(lo, hi)]).toEqual([gfn, gen]);
+      expect(hi >>> 31).toBe(0);
+    }
+    expect(isMmioSpte(masks, 0)).toBe(false);
+    expect(isMmioSpte(masks, 0x1807)).toBe(false);
+  });
+
+  it('are zapped when the generation that they can store wraps', () => {
+    const vm = testVm();
+    drive(
+      vm,
+      (function* () {
+        const vcpu = yield* createVcpu(vm);
+        yield* guestAccess(vcpu, 0x1000);
+        yield* vm.kvm.slotsLock.lock();
+        yield* kvmArchMemslotsUpdated(vm.kvm, 2 ** 19 - 2);
+        expect(tdpRootOf(vm.kvm, vcpu.arch.mmu.root.hpa).invalid).toBe(false);
+        yield* kvmArchMemslotsUpdated(vm.kvm, 2 ** 19);
+        expect(tdpRootOf(vm.kvm, vcpu.arch.mmu.root.hpa).invalid).toBe(true);
+        vm.kvm.slotsLock.unlock();
+      })(),
+    );
+  });
+});
+
+describe('the index of a gfn', () => {
+  it('is nine bits per level, above 2^32 too', () => {
+    const gfn = 3 * 2 ** 27 + 7 * 2 ** 18 + 511 * 2 ** 9 + 5;
+    expect([1, 2, 3, 4].map((level) => spteIndex(gfn, level))).toEqual([5, 511, 7, 3]);
+    expect(spteIndex(2 ** 33 + 5, 1)).toBe(5);
+  });
+});
+
+describe('a long invalidation', () => {
+  it('lets go of mmu_lock when its slice is over, and still zaps everything', () => {
+    const vm = testVm({ nrCpus: 2, sched: { quantum: 200 } });
+    const { sched } = vm.kvm.host;
+    const MB = 1 << 20;
+    const [hva, vcpu] = drive(
+      vm,
+      (function* () {
+        const at = yield* setSlot(vm, { bytes: 16 * MB });
+        const one = yield* createVcpu(vm);
+        for (let gpa = 0; gpa < 16 * MB; gpa += MB) yield* guestAccess(one, gpa, 1);
+        return [at, one] as const;
+      })(),
+    );
+    sched.spawn('madvise', doMadviseVoid(vm.mm, hva, 16 * MB), { cpu: 0 });
+    sched.spawn(
+      'other',
+      (function* () {
+        for (let i = 0; i < 50; i++) {
+          spend(sched.cpu, COST.INSN, 100);
+          yield;
+        }
+      })(),
+      { cpu: 1 },
+    );
+    sched.run();
+    expect(vm.kvm.stat.pages_4k).toBe(0);
+    expect(tdpEntry(vcpu, 0)).toBe(0);
+    expect(vm.kvm.mmuInvalidateInProgress).toBe(0);
+  });
+});
+
+function* doMadviseVoid(
+  mm: Parameters<typeof doMadvise>[0],
+  hva: number,
+  bytes: number,
+): Generator<void, void, void> {
+  yield* doMadvise(mm, hva, bytes, MADV.DONTNEED);
+}
+
+describe('memslot changes beside running vCPUs', () => {
+  for (const quirks of [0, KVM_X86_QUIRK.SLOT_ZAP_ALL]) {
+    it(`never let a vCPU use what is gone (disabled quirks ${quirks})`, () => {
+      for (let seed = 1; seed <= 40; seed++) raceMemslots(seed, quirks);
+    });
+  }
+});
+
+/** Two vCPUs use a slot that moves, that logs and that goes away; the explorer picks who goes on. */
+function raceMemslots(seed: number, quirks: number): void {
+  const vm = testVm({ nrCpus: 3, sched: { maxTurns: 100_000 } });
+  const { sched } = vm.kvm.host;
+  vm.kvm.arch.disabledQuirks = quirks;
+  const [hva, vcpus] = drive(
+    vm,
+    (function* () {
+      const at = yield* mmap(vm, 0x10_0000);
+      yield* setSlot(vm, { slot: 1, gpa: 0x40_0000, hva: at });
+      return [at, [yield* createVcpu(vm, 0), yield* createVcpu(vm, 1)]] as const;
+    })(),
+  );
+  let state = seed;
+  sched.exploring = true;
+  sched.choose = (candidates) => {
+    state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0;
+    return Math.floor((state / 2 ** 32) * candidates.length);
+  };
+  for (const vcpu of vcpus) {
+    const body = (function* () {
+      for (let i = 0; i < 10; i++) {
+        const { kind } = yield* guestAccess(vcpu, 0x40_1000, i);
+        expect(['done', 'emulate']).toContain(kind);
+      }
+    })();
+    sched.spawn(`vcpu ${vcpu.vcpuId}`, body, { cpu: vcpu.vcpuId });
+  }
+  const updater = (function* () {
+    yield* setSlot(vm, { slot: 1, gpa: 0x80_0000, hva });
+    yield* setSlot(vm, { slot: 1, gpa: 0x40_0000, hva });
+    yield* setSlot(vm, { slot: 1, gpa: 0x40_0000, hva, flags: LOG_DIRTY });
+    yield* setSlot(vm, { slot: 1, bytes: 0 });
+    yield* doMadvise(vm.mm, hva, 0x10_0000, MADV.DONTNEED);
+    for (let i = 0; i < 4; i++) vm.kvm.host.pages.allocPage(vm.kvm.host.pages.owner('somebody else'));
+    yield* setSlot(vm, { slot: 1, gpa: 0x40_0000, hva });
+  })();
+  sched.spawn('updater', updater, { cpu: 2 });
+  sched.run();
+  sched.exploring = false;
+  const value = drive(vm, guestAccess(vcpus[0], 0x40_1000));
+  expect(value.kind).toBe('done');
+  drive(vm, kvmDestroyVm(vm.kvm));
+  expect(vm.kvm.arch.tdpMmuRoots).toEqual([]);
+}
+
+describe('tracepoints of the MMU', () => {
+  it('tell the story of a fault', () => {
+    const vm = testVm();
+    drive(
+      vm,
+      (function* () {
+        yield* setSlot(vm, { flags: LOG_DIRTY });
+        const vcpu = yield* createVcpu(vm);
+        const { trace } = vm.kvm.module;
+        trace.enable();
+        yield* guestAccess(vcpu, 0x1000, 1);
+        yield* guestAccess(vcpu, 0x80_0000);
+        const seen = new Set(trace.records().map((record) => record.tracepoint));
+        for (const tp of [
+          TP.KVM_MMU_SPTE_REQUESTED,
+          TP.KVM_MMU_GET_PAGE,
+          TP.KVM_MMU_SET_SPTE,
+          TP.MARK_MMIO_SPTE,
+        ]) {
+          expect(seen.has(tp)).toBe(true);
+        }
+        expect(seen.has(TP.KVM_TDP_MMU_SPTE_CHANGED)).toBe(true);
+        yield* guestAccess(vcpu, 0x90_0000);
+        yield* guestAccess(vcpu, 0x80_0000);
+        yield* setSlot(vm, { slot: 1, gpa: 0x100_0000 });
+        yield* guestAccess(vcpu, 0x80_0000);
+        yield* setSlot(vm, { slot: 1, bytes: 0 });
+        const later = trace.records().map((record) => record.tracepoint);
+        for (const tp of [TP.HANDLE_MMIO_PAGE_FAULT, TP.CHECK_MMIO_SPTE, TP.KVM_MMU_ZAP_ALL_FAST]) {
+          expect(later).toContain(tp);
+        }
+        expect(trace.text().join('\n')).toContain('kvm_mmu_zap_all_fast: kvm-mmu-valid-gen 0');
+      })(),
+    );
+  });
+});
