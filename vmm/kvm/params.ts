@@ -2,6 +2,7 @@
 /**
  * Module parameters, written as on the kernel command line: `kvm_intel.ept=0`. Mirrors the module_param() lines of
  * arch/x86/kvm and virt/kvm, 6.12, as far as they are modelled.
+ * DEVIATION: off by default, since not modelled: enable_apicv, pml, avic, halt polling and NX huge pages.
  */
 
 /** What a parameter may be. `auto`: a bool that may also be -1 or "auto". */

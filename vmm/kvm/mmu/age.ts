@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /**
  * Aging: has the guest touched a range, and forget it. Mirrors kvm_age_gfn() and kvm_test_age_gfn() of
- * arch/x86/kvm/mmu/tdp_mmu.c. Without mmu_lock and without a flush, as kernels from 6.15 on do it.
+ * arch/x86/kvm/mmu/tdp_mmu.c.
+ * DEVIATION: aging takes no mmu_lock and flushes no TLB, as later kernels do it; 6.12 does both.
  */
 import type { Kvm } from '../kvm_host.ts';
 import { isAccessedSpte, markAccessTrackLo, savedAccess, SPTE_HI } from './spte.ts';

@@ -2,8 +2,8 @@
 /**
  * Reading and changing TDP entries in machine memory, and walking over them. Mirrors tdp_iter.c and the entry accessors
  * of tdp_mmu.c in arch/x86/kvm/mmu, 6.12. An entry is named by its word index in machine memory (`sptep`).
- * A change of one entry, and a walk over one leaf table, are one step: no other CPU acts in between, so no entry is
- * ever seen frozen.
+ * DEVIATION: a walk with its change of entries is one step, at most one leaf table long: no compare-and-exchange fails
+ * and no entry is ever seen frozen.
  */
 import type { Gfn, Hpa } from '../../../lib/x86/addr.ts';
 import type { Kvm } from '../kvm_host.ts';
