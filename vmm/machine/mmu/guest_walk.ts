@@ -8,6 +8,7 @@ import { PFERR } from '../../../lib/x86/exceptions.ts';
 import { PTE } from '../../../lib/x86/paging.ts';
 import type { Cpu } from '../cpu/cpu.ts';
 import { S } from '../cpu/state.ts';
+import { RAM_BASE } from '../layout.ts';
 import { PAGE_CODE, pageOffsetMask, PERM } from '../tlb/entry.ts';
 import { ACCESS } from './access.ts';
 import { eptTranslate, finalAccessBits, tableAccessBits } from './ept_walk.ts';
@@ -24,6 +25,7 @@ const { REFS } = WALK;
 const { X, D: PERM_D, G: PERM_G, PK_SHIFT } = PERM;
 const { CR3 } = S;
 const { PRESENT, RSVD } = PFERR;
+const RAM_START = RAM_BASE;
 /** Bits below the address of a large page's entry that must be clear (bit 12 is PAT). */
 const RESERVED_1G = 0x3fff_e000;
 const RESERVED_2M = 0x001f_e000;
@@ -53,7 +55,7 @@ export function walkGuest(cpu: Cpu, mmu: Mmu, lo: number, hi: number, mode: numb
     if (nested) {
       table = tableThroughEpt(cpu, mmu, mode, table | offset, vHi & 0xf_ffff, level);
       if (table === -1) return -1;
-    } else if ((vHi & 0xf_ffff) !== 0 || table >>> 0 >= size) table = OUTSIDE;
+    } else if ((vHi & 0xf_ffff) !== 0 || table >>> 0 >= size || table < RAM_START) table = OUTSIDE;
     else if (cpu.frames.managed) checkTableFrame(cpu, table, 'page');
     walk[REFS]++;
     if (table === OUTSIDE) return pageFault(cpu, mode, kind, PRESENT | RSVD, 0);

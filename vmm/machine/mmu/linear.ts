@@ -4,6 +4,7 @@
  * accesses, event delivery, system instructions. Physical addresses outside of RAM go to the MMIO bus.
  */
 import type { Cpu } from '../cpu/cpu.ts';
+import { RAM_BASE } from '../layout.ts';
 import { ACCESS } from './access.ts';
 import { translate } from './translate.ts';
 
@@ -84,7 +85,7 @@ function translateNextPage(cpu: Cpu, lo: number, hi: number, access: number): nu
 export function loadPhysical(cpu: Cpu, hpa: number, size: number, out: Int32Array): void {
   const { mem } = cpu;
   out[1] = 0;
-  if (hpa >= mem.size) cpu.sys.mmioRead(hpa, size, out);
+  if (hpa >= mem.size || hpa < RAM_BASE) cpu.sys.mmioRead(hpa, size, out);
   else if (size === 4) out[0] = mem.view.getInt32(hpa, true);
   else if (size === 8) {
     out[0] = mem.view.getInt32(hpa, true);
@@ -96,7 +97,7 @@ export function loadPhysical(cpu: Cpu, hpa: number, size: number, out: Int32Arra
 /** Store to a host physical address; must not cross a page. Decoded code of the frame is forgotten. */
 export function storePhysical(cpu: Cpu, hpa: number, size: number, vLo: number, vHi: number): void {
   const { mem } = cpu;
-  if (hpa >= mem.size) {
+  if (hpa >= mem.size || hpa < RAM_BASE) {
     cpu.sys.mmioWrite(hpa, size, vLo, vHi);
     return;
   }
