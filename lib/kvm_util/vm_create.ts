@@ -50,6 +50,11 @@ function loadImage(vm: KvmVm, image: GuestImage): void {
   };
 }
 
+/** vm_create_barebones(): no memory, no irqchip, no vCPU. */
+export function* vmCreateBarebones(backend: Backend): Steps<KvmVm> {
+  return new KvmVm(backend, yield* backend.kvm.createVm(0), 4);
+}
+
 /** vm_create(): slot 0, the image, descriptor and exception tables, the ucall pool; no vCPU yet. */
 export function* vmCreate(backend: Backend, options: VmOptions, nrVcpus: number): Steps<KvmVm> {
   TEST_REQUIRE(backend.kvm.checkExtension(KVM_CAP.USER_MEMORY) > 0, 'KVM_CAP_USER_MEMORY');

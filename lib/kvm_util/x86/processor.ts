@@ -78,7 +78,11 @@ export function vmInitDescriptorTables(vm: KvmVm): void {
   writeGuest(vm, vm.arch.gdt, gdt);
 }
 
-/** vcpu_init_sregs(). */
+/** vcpu_init_sregs(): 64-bit mode with the VM's page tables and descriptor tables. */
+export function vcpuInitSregs(vcpu: KvmVcpu): void {
+  vcpu.fd.setSregs(initSregs(vcpu.vm, vcpu.fd.getSregs()));
+}
+
 function initSregs(vm: KvmVm, sregs: KvmSregs): KvmSregs {
   const la57 = vm.arch.pgtableLevels === 5 ? BigInt(CR4.LA57) : 0n;
   return {
@@ -100,16 +104,22 @@ function initSregs(vm: KvmVm, sregs: KvmSregs): KvmSregs {
   };
 }
 
+/** __vm_vcpu_add(): a vCPU in its reset state. */
+export function* __vmVcpuAdd(vm: KvmVm, id: number): Steps<KvmVcpu> {
+  const vcpu: KvmVcpu = { id, vm, fd: yield* vm.fd.createVcpu(id) };
+  vm.vcpus.push(vcpu);
+  return vcpu;
+}
+
 /** vm_vcpu_add(): a vCPU that starts at `entry` on a stack of its own. */
 export function* vmVcpuAdd(vm: KvmVm, id: number, entry: Gva): Steps<KvmVcpu> {
-  const fd = yield* vm.fd.createVcpu(id);
-  const vcpu: KvmVcpu = { id, vm, fd };
-  vm.vcpus.push(vcpu);
+  const vcpu = yield* __vmVcpuAdd(vm, id);
+  const { fd } = vcpu;
   fd.setCpuid2(vm.backend.kvm.getSupportedCpuid());
   const stack =
     vmVaddrAlloc(vm, DEFAULT_STACK_PGS * PAGE, KVM_UTIL_MIN_VADDR) + BigInt(DEFAULT_STACK_PGS * PAGE);
   TEST_ASSERT(stack % 16n === 0n, 'the stack allocator did not provide a page-aligned stack');
-  fd.setSregs(initSregs(vm, fd.getSregs()));
+  vcpuInitSregs(vcpu);
   // SysV: (rsp + 8) is a multiple of 16 at a function's entry.
   fd.setRegs({ ...fd.getRegs(), rflags: 2n, rsp: stack - 8n, rip: entry });
   fd.setMpState({ mp_state: KVM_MP_STATE.RUNNABLE });
