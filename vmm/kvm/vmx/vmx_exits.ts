@@ -28,7 +28,7 @@ import { spend } from '../../machine/cost/ledger.ts';
 import { COST } from '../../machine/cost/points.ts';
 import { BLOCKING } from '../../machine/cpu/state.ts';
 import { vmread32, vmreadNum, vmwrite32 } from '../../machine/vmx/vmcs_access.ts';
-import type { Vcpu } from '../kvm_host.ts';
+import { INVALID_GPA, type Vcpu } from '../kvm_host.ts';
 import type { MaybeSteps } from '../kvm_host_x86.ts';
 import { KVM_REQ } from '../request_numbers.ts';
 import { kvmMakeRequest } from '../requests.ts';
@@ -47,6 +47,7 @@ import { kvmSetCr0, kvmSetCr3, kvmSetCr4, kvmSetCr8, kvmSetXcr } from '../x86/cr
 import { kvmEmulateCpuid } from '../x86/cpuid.ts';
 import { kvmGetDr, kvmSetDr } from '../x86/dr.ts';
 import { kvmEmulateInstruction } from '../x86/emulate.ts';
+import { kvmPrepareEventVectoringExit } from '../x86/event_vectoring.ts';
 import { kvmInjectGp, kvmQueueException, kvmQueueExceptionE } from '../x86/events.ts';
 import { kvmLapicGetCr8 } from '../x86/lapic.ts';
 import { kvmHandleGpaFault } from '../x86/page_fault.ts';
@@ -315,6 +316,17 @@ const HANDLERS: Readonly<Record<number, Handler>> = {
   [EXIT_REASON.PREEMPTION_TIMER]:    handlePreemptionTimer,
 };
 
+/** Exits that a guest can cause while an event is being delivered, and after which delivery can go on. */
+const VECTORING_EXITS: ReadonlySet<number> = new Set([
+  EXIT_REASON.EXCEPTION_NMI,
+  EXIT_REASON.EPT_VIOLATION,
+  EXIT_REASON.EPT_MISCONFIG,
+  EXIT_REASON.PML_FULL,
+  EXIT_REASON.APIC_ACCESS,
+  EXIT_REASON.TASK_SWITCH,
+  EXIT_REASON.NOTIFY,
+]);
+
 /** __vmx_handle_exit(). */
 export function vmxHandleExit(vcpu: Vcpu): MaybeSteps<number> {
   const vmx = toVmx(vcpu);
@@ -334,6 +346,8 @@ export function vmxHandleExit(vcpu: Vcpu): MaybeSteps<number> {
     run.fail_entry.cpu = vmxCpu(vcpu).id;
     return 0;
   }
+  if ((vmx.exit.idtVectoring & INTR_INFO.VALID_MASK) !== 0 && !VECTORING_EXITS.has(reason & 0xffff))
+    return kvmPrepareEventVectoringExit(vcpu, INVALID_GPA);
   const handler = HANDLERS[reason & 0xffff];
   if (handler !== undefined) {
     spend(vmxCpu(vcpu), COST.L0_EXIT_LIGHT);

@@ -9,6 +9,7 @@ import { RET_PF } from '../mmu/page_fault.ts';
 import { TP } from '../trace_events.ts';
 import { kvmRipRead } from './cache_regs.ts';
 import { kvmEmulateInstruction } from './emulate.ts';
+import { exitIsVectoring, kvmPrepareEventVectoringExit } from './event_vectoring.ts';
 
 /** 1: go on; 0: to userspace; below zero: errno. */
 export function kvmHandleGpaFault(vcpu: Vcpu, address: Gpa, errorCode: number): MaybeSteps<number> {
@@ -16,14 +17,16 @@ export function kvmHandleGpaFault(vcpu: Vcpu, address: Gpa, errorCode: number): 
   if (trace.on[TP.KVM_PAGE_FAULT] !== 0)
     trace.record(TP.KVM_PAGE_FAULT, vcpu.vcpuId, kvmRipRead(vcpu), address, errorCode);
   const r = kvmMmuPageFault(vcpu, address, errorCode);
-  return typeof r === 'number' ? finish(vcpu, r) : finishLater(vcpu, r);
+  return typeof r === 'number' ? finish(vcpu, address, r) : finishLater(vcpu, address, r);
 }
 
-function finish(vcpu: Vcpu, r: number): number {
+function finish(vcpu: Vcpu, address: Gpa, r: number): number {
   if (r < 0) return r;
-  return r === RET_PF.EMULATE ? kvmEmulateInstruction(vcpu) : 1;
+  if (r !== RET_PF.EMULATE) return 1;
+  // X86EMUL_UNHANDLEABLE_VECTORING: the instruction at RIP is not what accessed the address.
+  return exitIsVectoring(vcpu) ? kvmPrepareEventVectoringExit(vcpu, address) : kvmEmulateInstruction(vcpu);
 }
 
-function* finishLater(vcpu: Vcpu, steps: Steps<number>): Steps<number> {
-  return finish(vcpu, yield* steps);
+function* finishLater(vcpu: Vcpu, address: Gpa, steps: Steps<number>): Steps<number> {
+  return finish(vcpu, address, yield* steps);
 }

@@ -65,10 +65,11 @@ function readGate(cpu: Cpu, vector: number, type: number, ext: number): boolean 
   const { s, sys } = cpu;
   const error = (vector << 3) | GATE_ERROR_IDT | ext;
   if (vector * 16 + 15 > s[S.IDTR_LIMIT]! >>> 0) return refuse(cpu, VECTOR.GP, error);
-  addressAt(cpu, S.IDTR_BASE, vector * 16 + 8);
-  if (!loadLinearSystem(cpu, sys.address[0]!, sys.address[1]!, 8, sys.value)) return false;
+  // The low half first: an exit in between reports the address of the gate itself.
   addressAt(cpu, S.IDTR_BASE, vector * 16);
   if (!loadLinearSystem(cpu, sys.address[0]!, sys.address[1]!, 8, sys.desc)) return false;
+  addressAt(cpu, S.IDTR_BASE, vector * 16 + 8);
+  if (!loadLinearSystem(cpu, sys.address[0]!, sys.address[1]!, 8, sys.value)) return false;
   sys.desc[2] = sys.value[0]!;
   const gate = sys.desc[1]!;
   const kind = (gate >>> 8) & 0x1f;
