@@ -9,7 +9,7 @@ import { FAST_TLB_ENTRIES } from '../layout.ts';
 import { ENTRY, pageOffsetMask, PERM } from '../tlb/entry.ts';
 import { recordHpa } from '../tlb/tlb_array.ts';
 import { contextMayUse } from './context.ts';
-import { fastFrameOf } from './fast.ts';
+import { FAST_NO_TAG, fastFrameOf } from './fast.ts';
 
 /** What is wrong with the fast TLB of a CPU, one line each; empty: it is included in the modelled TLB. */
 export function auditFastTlb(cpu: Cpu): string[] {
@@ -26,7 +26,9 @@ function auditSlot(cpu: Cpu, slot: number): string {
   const { tlb } = mmu;
   const frame = fastFrameOf(cpu, slot);
   if (frame < 0) return '';
-  const page = [fast.readTag[slot]!, fast.writeTag[slot]!, fast.execTag[slot]!].find((tag) => tag !== 1)!;
+  const page = [fast.readTag[slot]!, fast.writeTag[slot]!, fast.execTag[slot]!].find(
+    (tag) => tag !== FAST_NO_TAG,
+  )!;
   const b = tlb.fastRecord[slot]!;
   if (b < 0) return `allows page ${hex(page >>> 0)} without a record`;
   const space = tlb.i[b + ENTRY.SPACE]!;
@@ -38,8 +40,8 @@ function auditSlot(cpu: Cpu, slot: number): string {
     return `context constant ${hex(number >>> 0)} may not use the record`;
   if (recordHpa(tlb, b, page) >>> 12 !== frame) return `frame ${hex(frame)} is not the record's`;
   const perm = tlb.i[b + ENTRY.PERM]!;
-  if (fast.writeTag[slot] !== 1 && (perm & PERM.D) === 0) return 'allows stores to a clean page';
-  if (fast.writeTag[slot] !== 1 && cpu.code.hasCode(frame))
+  if (fast.writeTag[slot] !== FAST_NO_TAG && (perm & PERM.D) === 0) return 'allows stores to a clean page';
+  if (fast.writeTag[slot] !== FAST_NO_TAG && cpu.code.hasCode(frame))
     return 'allows stores to a page with decoded code';
   return '';
 }

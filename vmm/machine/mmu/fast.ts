@@ -19,8 +19,8 @@ const { READ, WRITE, EXEC } = MAY;
 const { MBEC } = MODE;
 const { RAM_BASE, FAST_TLB_ENTRIES, FAST_TLB_OFFSET, CPU_BLOCK_BASE, CPU_BLOCK_SIZE } = layout;
 const { FAST_ANYWHERE } = frames;
-/** A tag that no page's low word is equal to, not even with an address's low three bits kept, as the probes do. */
-const NO_TAG = 0x800;
+/** The tag of an access that is not allowed: no page's low word, nor that with bits 2:0 of a misaligned probe. */
+export const FAST_NO_TAG = 0x800;
 /** Word offsets of the columns, from the first: see FastTlb and the Cpu's constructor. */
 const WRITE_TAG = FAST_TLB_ENTRIES;
 const EXEC_TAG = 2 * FAST_TLB_ENTRIES;
@@ -42,9 +42,9 @@ export function fillFast(cpu: Cpu, mmu: Mmu, lo: number, hi: number, b: number, 
   const exec = (mode & MBEC) !== 0 && (perm & U) !== 0 ? EPT_XU : EPT_X;
   const pfn = hpa >>> 12;
   const mayWrite = (rights & WRITE) !== 0 && (perm & (EPT_W | D)) === (EPT_W | D) && !cpu.code.hasCode(pfn);
-  i32[at] = (rights & READ) !== 0 && (perm & EPT_R) !== 0 ? page : NO_TAG;
-  i32[at + WRITE_TAG] = mayWrite ? page : NO_TAG;
-  i32[at + EXEC_TAG] = (rights & EXEC) !== 0 && (perm & exec) !== 0 ? page : NO_TAG;
+  i32[at] = (rights & READ) !== 0 && (perm & EPT_R) !== 0 ? page : FAST_NO_TAG;
+  i32[at + WRITE_TAG] = mayWrite ? page : FAST_NO_TAG;
+  i32[at + EXEC_TAG] = (rights & EXEC) !== 0 && (perm & exec) !== 0 ? page : FAST_NO_TAG;
   i32[at + HI_TAG] = hi ^ cpu.s[CTX]!;
   i32[at + ADDEND] = hpa - page;
   tlb.fastRecord[slot] = b;
@@ -55,16 +55,16 @@ export function fillFast(cpu: Cpu, mmu: Mmu, lo: number, hi: number, b: number, 
 /** The host frame that a slot leads to, or -1 if it allows nothing. */
 export function fastFrameOf(cpu: Cpu, slot: number): number {
   const { readTag, writeTag, execTag, addend } = cpu.fast;
-  const page = [readTag[slot]!, writeTag[slot]!, execTag[slot]!].find((tag) => tag !== NO_TAG);
+  const page = [readTag[slot]!, writeTag[slot]!, execTag[slot]!].find((tag) => tag !== FAST_NO_TAG);
   return page === undefined ? -1 : ((page + addend[slot]!) | 0) >>> 12;
 }
 
 /** Drop one fast entry: TlbArray.onDropFast, too. */
 export function dropFastSlot(cpu: Cpu, slot: number): void {
   const { fast } = cpu;
-  fast.readTag[slot] = NO_TAG;
-  fast.writeTag[slot] = NO_TAG;
-  fast.execTag[slot] = NO_TAG;
+  fast.readTag[slot] = FAST_NO_TAG;
+  fast.writeTag[slot] = FAST_NO_TAG;
+  fast.execTag[slot] = FAST_NO_TAG;
   cpu.mmu.tlb.fastRecord[slot] = -1;
 }
 
@@ -92,6 +92,6 @@ export function dropFastFrame(cpu: Cpu, pfn: number): void {
 /** Make stores to one host frame take the slow path: code has been decoded from it. */
 export function dropWriteTags(cpu: Cpu, pfn: number): void {
   forFrame(cpu, pfn, (slot) => {
-    cpu.fast.writeTag[slot] = NO_TAG;
+    cpu.fast.writeTag[slot] = FAST_NO_TAG;
   });
 }
