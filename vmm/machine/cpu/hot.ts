@@ -33,6 +33,7 @@ export const HOT = {
   INC64: 52, DEC64: 53, INC32: 54, DEC32: 55,
   SHL64: 56, SHR64: 57, SAR64: 58, SHL32: 59, SHR32: 60, SAR32: 61, IMUL64: 62, IMUL32: 63,
   PUSH: 64, POP: 65, CALL: 66, RET: 67, JMP: 68, JMP_R: 69, CALL_R: 70, CMOV64: 71, CMOV32: 72, SETCC: 73,
+  CMP8: 74, CMP8I: 75, TEST8: 76, TEST8I: 77, // low byte registers, and memory by way of a load
   JCC: 80, // and the condition: 80..95
 } as const;
 
@@ -42,8 +43,9 @@ export const WHY = {
   ENTER:   0, // RIP has changed: find its record
   CHAIN:   1, // as ENTER, and the record of the branch wants to know the answer
   TIME:    2, // the time slice is over
-  MISS:    3, // the fast TLB does not have the page
-  GENERIC: 4, // the instruction has no case of its own
+  GENERIC: 3, // the instruction has no case of its own
+  FAULT:   4, // its memory access faults
+  REFUSED: 5, // its memory access is not one for the fast TLB
 } as const;
 
 /**

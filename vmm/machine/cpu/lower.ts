@@ -113,6 +113,7 @@ const TO_32 = HOT.ADD32 - HOT.ADD64;
 
 function selectAlu(insn: DecodedInsn, offset: number): readonly Record6[] {
   const base = insn.op === OP.TEST ? HOT.TEST64 : ALU64[insn.op]!;
+  if (insn.size === 1) return selectByte(insn, offset);
   if (base === 0 || insn.size < 4) return GENERIC;
   const wide = insn.size === 8;
   const k = wide ? base : base + TO_32;
@@ -122,6 +123,16 @@ function selectAlu(insn: DecodedInsn, offset: number): readonly Record6[] {
     insn.form === FORM.RM_I ? [k + 1, d, 0, insn.immLo, insn.immHi] : [k, d, word(insn.reg)];
   if (insn.op === OP.CMP || insn.op === OP.TEST) return withSource(insn, offset, load, (d) => [operate(d)]);
   return readModifyWrite(insn, offset, operate);
+}
+
+/** Byte CMP and TEST; the other byte operations are rare enough. */
+function selectByte(insn: DecodedInsn, offset: number): readonly Record6[] {
+  if (insn.op !== OP.CMP && insn.op !== OP.TEST) return GENERIC;
+  const k = insn.op === OP.CMP ? HOT.CMP8 : HOT.TEST8;
+  if (insn.form === FORM.R_RM) return withSource(insn, offset, HOT.LD8, (s) => [[k, word(insn.reg), s]]);
+  return withSource(insn, offset, HOT.LD8, (d) =>
+    insn.form === FORM.RM_I ? [[k + 1, d, 0, insn.immLo]] : [[k, d, word(insn.reg)]],
+  );
 }
 
 function readModifyWrite(

@@ -3,6 +3,7 @@
  * Everything between two stretches of the interpreter's loop: finding the record at RIP, TLB misses, instructions
  * without a case, the end of the time slice. The loop has written back RIP, flags and the clock.
  */
+import { VECTOR } from '../../../lib/x86/exceptions.ts';
 import type { Cpu } from './cpu.ts';
 import type { DecodedInsn } from './decode/insn.ts';
 import { OP } from './decode/ops.ts';
@@ -14,22 +15,13 @@ import { FAST_TLB_ENTRIES, RAM_BASE } from '../layout.ts';
 import { ACCESS } from '../mmu/access.ts';
 import { translate } from '../mmu/translate.ts';
 import { SCRATCH } from './regs.ts';
-import { RUN, S, SEGN } from './state.ts';
+import { FAULT, RUN, S, SEGN } from './state.ts';
 
 /**
- * Continue after the loop stopped for `why` at record `p`; a miss was at (lo, hi), `kind` is ACCESS | (size - 1) << 8.
- * A record to go on with (RIP is at its instruction, which must be executed even if the clock has passed the deadline
- * meanwhile), or ~RUN code.
+ * Continue after the loop stopped for `why` at record `p`: a record to go on with (RIP is at its instruction, which must
+ * be executed even if the clock has passed the deadline meanwhile), or ~RUN code.
  */
-export function slowStep(
-  cpu: Cpu,
-  why: number,
-  p: number,
-  lo: number,
-  hi: number,
-  kind: number,
-  deadline: number,
-): number {
+export function slowStep(cpu: Cpu, why: number, p: number, deadline: number): number {
   switch (why) {
     case WHY.ENTER:
       return enter(cpu, deadline);
@@ -37,8 +29,8 @@ export function slowStep(
       return chain(cpu, p, deadline);
     case WHY.TIME:
       return isOver(cpu, deadline) ? ~RUN.DEADLINE : p;
-    case WHY.MISS:
-      return miss(cpu, p, lo, hi, kind, deadline);
+    case WHY.FAULT:
+      return ~RUN.FAULT;
     default:
       return generic(cpu, p, deadline);
   }
@@ -105,24 +97,30 @@ function isDataFast(cpu: Cpu, lo: number, hi: number, kind: number): boolean {
 }
 
 /** PUSH and CALL write the stack and may read elsewhere, POP and RET the other way round. */
-function usesStack(x: DecodedInsn, kind: number): boolean {
-  if (x.seg === SEGN.SS) return true;
-  return kind === ACCESS.WRITE ? x.op === OP.PUSH || x.op === OP.CALL : x.op === OP.POP || x.op === OP.RET;
+function usesStack(x: DecodedInsn): boolean {
+  return x.seg === SEGN.SS || x.op === OP.PUSH || x.op === OP.POP || x.op === OP.CALL || x.op === OP.RET;
 }
 
-/** Ask the MMU; if the fast TLB has the page now, do the instruction again, else by its out-of-line operation. */
-function miss(cpu: Cpu, p: number, lo: number, hi: number, kind: number, deadline: number): number {
-  const { s } = cpu;
-  const isAligned = (lo & (kind >> 8)) === 0;
-  if (isAligned) {
-    const access = kind & 0xff;
-    const stack = usesStack(cpu.code.insnOf(p), access) ? ACCESS.STACK : 0;
-    if (translate(cpu, lo, hi, access | stack) < 0) return ~RUN.FAULT;
-    if (isDataFast(cpu, lo, hi, access) && isPageCurrent(cpu, s[S.RIP]!, s[S.RIP + 1]!)) {
-      return p - (cpu.mem.i32[p + REC.POS]! >> 16) * REC_WORDS;
-    }
+/** The access faults; GP becomes SS if it was by way of the stack segment. */
+function refuse(cpu: Cpu, p: number, lo: number, hi: number, kind: number): number {
+  if (cpu.fault.kind === FAULT.EXCEPTION && cpu.fault.vector === VECTOR.GP && usesStack(cpu.code.insnOf(p))) {
+    translate(cpu, lo, hi, kind | ACCESS.STACK);
   }
-  return generic(cpu, p, deadline);
+  return -1;
+}
+
+/**
+ * The fast TLB has no entry for an access of record `p` at (lo, hi); `kind` is ACCESS | (size - 1) << 8. Ask the MMU.
+ * The first record of the instruction if it can be done again; 0 if it must be executed out of line; -1: cpu.fault is
+ * set. RIP and the clock have been written back; the clock may have moved.
+ */
+export function refill(cpu: Cpu, p: number, lo: number, hi: number, kind: number): number {
+  if ((lo & (kind >> 8)) !== 0) return 0;
+  const access = kind & ACCESS.KIND;
+  if (translate(cpu, lo, hi, access) < 0) return refuse(cpu, p, lo, hi, access);
+  const { s } = cpu;
+  if (!isDataFast(cpu, lo, hi, access) || !isPageCurrent(cpu, s[S.RIP]!, s[S.RIP + 1]!)) return 0;
+  return p - (cpu.mem.i32[p + REC.POS]! >> 16) * REC_WORDS;
 }
 
 /** Execute out of line. */

@@ -12,14 +12,14 @@ import { checkMode } from './execute.ts';
 import { WHY } from './hot.ts';
 import { FAST_TLB_ENTRIES } from '../layout.ts';
 import { SCRATCH } from './regs.ts';
-import { slowStep } from './slow.ts';
+import { refill, slowStep } from './slow.ts';
 import { S } from './state.ts';
 import { mulHigh } from './wide.ts';
 
 const TLB_MASK = FAST_TLB_ENTRIES - 1;
 const MAX_SLICE = 0x3fff_ffff;
 const { TMP, DELTA, TABLE } = SCRATCH;
-const { ENTER, CHAIN, TIME, MISS, GENERIC } = WHY;
+const { ENTER, CHAIN, TIME, GENERIC, FAULT, REFUSED } = WHY;
 const RIP = S.RIP;
 const RSP = S.GPR + 8;
 const { FLAG_OP, FLAG_A, FLAG_B, FLAG_R } = S;
@@ -36,19 +36,21 @@ export function tier0(cpu: Cpu, deadline: number): number {
   const { readTag, writeTag, execTag, hiTag, addend } = cpu.fast; const { slotOf } = cpu.code;
   let why: number = ENTER; let p = 0; let lo = 0; let hi = 0; let kind = 0; let rmw = 0; checkMode(cpu);
   for (;;) {
-    p = slowStep(cpu, why, p, lo, hi, kind, deadline);
+    p = slowStep(cpu, why, p, deadline);
     if (p < 0) return ~p;
     let fop = s[FLAG_OP]!; let fal = s[FLAG_A]!; let fah = s[FLAG_A + 1]!; let fbl = s[FLAG_B]!;
     let fbh = s[FLAG_B + 1]!; let frl = s[FLAG_R]!; let frh = s[FLAG_R + 1]!; let page = s[RIP]! & -4096;
     let ripHi = s[RIP + 1]!; let delta = s[DELTA]!; let table = s[TABLE]!; const ctx = s[S.CTX]!;
-    const slice = Math.min(Math.max(Math.ceil(deadline - clock[0]!), 1), MAX_SLICE) | 0; let left = slice;
+    let slice = Math.min(Math.max(Math.ceil(deadline - clock[0]!), 1), MAX_SLICE) | 0; let left = slice;
     hot: for (;;) {
       if (left <= 0) { why = TIME; break; }
       left = (left - 1) | 0;
+      miss: {
       jump: {
        direct: {
         let taken = false;
         branch: {
+        select: {
         switch (m[p]) {
         case 0: { // GENERIC
           why = GENERIC; break hot;
@@ -91,42 +93,42 @@ export function tier0(cpu: Cpu, deadline: number): number {
         case 9: { // LD64
           const b = m[p + 2]!; const bl = s[b]!; const disp = m[p + 3]!; lo = (bl + disp) | 0;
           hi = (s[b + 1]! + (disp >> 31) + (lo >>> 0 < bl >>> 0 ? 1 : 0)) | 0; const i = (lo >>> 12) & TLB_MASK;
-          if (readTag[i] !== (lo & -4089) || hiTag[i] !== (hi ^ ctx)) { kind = 1792; why = MISS; break hot; }
+          if (readTag[i] !== (lo & -4089) || hiTag[i] !== (hi ^ ctx)) { kind = 1792; break miss; }
           const d = m[p + 1]!; const at = (lo + addend[i]!) >> 2; s[d] = m[at]!; s[d + 1] = m[at + 1]!;
           left = (left + m[p + 5]!) | 0; break;
         }
         case 10: { // LD32
           const b = m[p + 2]!; const bl = s[b]!; const disp = m[p + 3]!; lo = (bl + disp) | 0;
           hi = (s[b + 1]! + (disp >> 31) + (lo >>> 0 < bl >>> 0 ? 1 : 0)) | 0; const i = (lo >>> 12) & TLB_MASK;
-          if (readTag[i] !== (lo & -4093) || hiTag[i] !== (hi ^ ctx)) { kind = 768; why = MISS; break hot; }
+          if (readTag[i] !== (lo & -4093) || hiTag[i] !== (hi ^ ctx)) { kind = 768; break miss; }
           const d = m[p + 1]!; s[d] = m[(lo + addend[i]!) >> 2]!; s[d + 1] = 0; left = (left + m[p + 5]!) | 0;
           break;
         }
         case 11: { // LD16
           const b = m[p + 2]!; const bl = s[b]!; const disp = m[p + 3]!; lo = (bl + disp) | 0;
           hi = (s[b + 1]! + (disp >> 31) + (lo >>> 0 < bl >>> 0 ? 1 : 0)) | 0; const i = (lo >>> 12) & TLB_MASK;
-          if (readTag[i] !== (lo & -4095) || hiTag[i] !== (hi ^ ctx)) { kind = 256; why = MISS; break hot; }
+          if (readTag[i] !== (lo & -4095) || hiTag[i] !== (hi ^ ctx)) { kind = 256; break miss; }
           const d = m[p + 1]!; s[d] = u16[(lo + addend[i]!) >> 1]!; s[d + 1] = 0; left = (left + m[p + 5]!) | 0;
           break;
         }
         case 12: { // LD8
           const b = m[p + 2]!; const bl = s[b]!; const disp = m[p + 3]!; lo = (bl + disp) | 0;
           hi = (s[b + 1]! + (disp >> 31) + (lo >>> 0 < bl >>> 0 ? 1 : 0)) | 0; const i = (lo >>> 12) & TLB_MASK;
-          if (readTag[i] !== (lo & -4096) || hiTag[i] !== (hi ^ ctx)) { kind = 0; why = MISS; break hot; }
+          if (readTag[i] !== (lo & -4096) || hiTag[i] !== (hi ^ ctx)) { kind = 0; break miss; }
           const d = m[p + 1]!; s[d] = u8[(lo + addend[i]!) | 0]!; s[d + 1] = 0; left = (left + m[p + 5]!) | 0;
           break;
         }
         case 13: { // LDW64
           const b = m[p + 2]!; const bl = s[b]!; const disp = m[p + 3]!; lo = (bl + disp) | 0;
           hi = (s[b + 1]! + (disp >> 31) + (lo >>> 0 < bl >>> 0 ? 1 : 0)) | 0; const i = (lo >>> 12) & TLB_MASK;
-          if (writeTag[i] !== (lo & -4089) || hiTag[i] !== (hi ^ ctx)) { kind = 1793; why = MISS; break hot; }
+          if (writeTag[i] !== (lo & -4089) || hiTag[i] !== (hi ^ ctx)) { kind = 1793; break miss; }
           rmw = (lo + addend[i]!) >> 2; s[TMP] = m[rmw]!; s[TMP + 1] = m[rmw + 1]!;
           left = (left + m[p + 5]!) | 0; break;
         }
         case 14: { // LDW32
           const b = m[p + 2]!; const bl = s[b]!; const disp = m[p + 3]!; lo = (bl + disp) | 0;
           hi = (s[b + 1]! + (disp >> 31) + (lo >>> 0 < bl >>> 0 ? 1 : 0)) | 0; const i = (lo >>> 12) & TLB_MASK;
-          if (writeTag[i] !== (lo & -4093) || hiTag[i] !== (hi ^ ctx)) { kind = 769; why = MISS; break hot; }
+          if (writeTag[i] !== (lo & -4093) || hiTag[i] !== (hi ^ ctx)) { kind = 769; break miss; }
           rmw = (lo + addend[i]!) >> 2; s[TMP] = m[rmw]!; s[TMP + 1] = 0; left = (left + m[p + 5]!) | 0; break;
         }
         case 15: { // STT64
@@ -138,25 +140,25 @@ export function tier0(cpu: Cpu, deadline: number): number {
         case 17: { // ST64
           const b = m[p + 1]!; const bl = s[b]!; const disp = m[p + 3]!; lo = (bl + disp) | 0;
           hi = (s[b + 1]! + (disp >> 31) + (lo >>> 0 < bl >>> 0 ? 1 : 0)) | 0; const i = (lo >>> 12) & TLB_MASK;
-          if (writeTag[i] !== (lo & -4089) || hiTag[i] !== (hi ^ ctx)) { kind = 1793; why = MISS; break hot; }
+          if (writeTag[i] !== (lo & -4089) || hiTag[i] !== (hi ^ ctx)) { kind = 1793; break miss; }
           const v = m[p + 2]!; const at = (lo + addend[i]!) >> 2; m[at] = s[v]!; m[at + 1] = s[v + 1]!; break;
         }
         case 18: { // ST32
           const b = m[p + 1]!; const bl = s[b]!; const disp = m[p + 3]!; lo = (bl + disp) | 0;
           hi = (s[b + 1]! + (disp >> 31) + (lo >>> 0 < bl >>> 0 ? 1 : 0)) | 0; const i = (lo >>> 12) & TLB_MASK;
-          if (writeTag[i] !== (lo & -4093) || hiTag[i] !== (hi ^ ctx)) { kind = 769; why = MISS; break hot; }
+          if (writeTag[i] !== (lo & -4093) || hiTag[i] !== (hi ^ ctx)) { kind = 769; break miss; }
           const v = m[p + 2]!; m[(lo + addend[i]!) >> 2] = s[v]!; break;
         }
         case 19: { // ST16
           const b = m[p + 1]!; const bl = s[b]!; const disp = m[p + 3]!; lo = (bl + disp) | 0;
           hi = (s[b + 1]! + (disp >> 31) + (lo >>> 0 < bl >>> 0 ? 1 : 0)) | 0; const i = (lo >>> 12) & TLB_MASK;
-          if (writeTag[i] !== (lo & -4095) || hiTag[i] !== (hi ^ ctx)) { kind = 257; why = MISS; break hot; }
+          if (writeTag[i] !== (lo & -4095) || hiTag[i] !== (hi ^ ctx)) { kind = 257; break miss; }
           const v = m[p + 2]!; u16[(lo + addend[i]!) >> 1] = s[v]!; break;
         }
         case 20: { // ST8
           const b = m[p + 1]!; const bl = s[b]!; const disp = m[p + 3]!; lo = (bl + disp) | 0;
           hi = (s[b + 1]! + (disp >> 31) + (lo >>> 0 < bl >>> 0 ? 1 : 0)) | 0; const i = (lo >>> 12) & TLB_MASK;
-          if (writeTag[i] !== (lo & -4096) || hiTag[i] !== (hi ^ ctx)) { kind = 1; why = MISS; break hot; }
+          if (writeTag[i] !== (lo & -4096) || hiTag[i] !== (hi ^ ctx)) { kind = 1; break miss; }
           const v = m[p + 2]!; u8[(lo + addend[i]!) | 0] = s[v]!; break;
         }
         case 21: { // MOVZX8
@@ -367,13 +369,13 @@ export function tier0(cpu: Cpu, deadline: number): number {
         case 64: { // PUSH
           const v = m[p + 2]!; const old = s[RSP]!; lo = (old - 8) | 0;
           hi = (s[RSP + 1]! - (old >>> 0 < 8 ? 1 : 0)) | 0; const i = (lo >>> 12) & TLB_MASK;
-          if (writeTag[i] !== (lo & -4089) || hiTag[i] !== (hi ^ ctx)) { kind = 1793; why = MISS; break hot; }
+          if (writeTag[i] !== (lo & -4089) || hiTag[i] !== (hi ^ ctx)) { kind = 1793; break miss; }
           const at = (lo + addend[i]!) >> 2; m[at] = s[v]!; m[at + 1] = s[v + 1]!; s[RSP] = lo; s[RSP + 1] = hi;
           break;
         }
         case 65: { // POP
           lo = s[RSP]!; hi = s[RSP + 1]!; const i = (lo >>> 12) & TLB_MASK;
-          if (readTag[i] !== (lo & -4089) || hiTag[i] !== (hi ^ ctx)) { kind = 1792; why = MISS; break hot; }
+          if (readTag[i] !== (lo & -4089) || hiTag[i] !== (hi ^ ctx)) { kind = 1792; break miss; }
           const at = (lo + addend[i]!) >> 2; const d = m[p + 1]!; const top = (lo + 8) | 0; s[RSP] = top;
           if (top >>> 0 < 8) s[RSP + 1] = hi + 1;
           s[d] = m[at]!; s[d + 1] = m[at + 1]!; break;
@@ -386,7 +388,7 @@ export function tier0(cpu: Cpu, deadline: number): number {
             if ((far << 16) >> 16 !== far) { why = GENERIC; break hot; }
           }
           const i = (lo >>> 12) & TLB_MASK;
-          if (writeTag[i] !== (lo & -4089) || hiTag[i] !== (hi ^ ctx)) { kind = 1793; why = MISS; break hot; }
+          if (writeTag[i] !== (lo & -4089) || hiTag[i] !== (hi ^ ctx)) { kind = 1793; break miss; }
           const at = (lo + addend[i]!) >> 2; const next = (page + m[p + 4]!) | 0; m[at] = next;
           m[at + 1] = ripHi + (next >>> 0 < page >>> 0 ? 1 : 0); s[RSP] = lo; s[RSP + 1] = hi;
           if (t !== 0) { p = t; continue hot; }
@@ -394,7 +396,7 @@ export function tier0(cpu: Cpu, deadline: number): number {
         }
         case 67: { // RET
           lo = s[RSP]!; hi = s[RSP + 1]!; const i = (lo >>> 12) & TLB_MASK;
-          if (readTag[i] !== (lo & -4089) || hiTag[i] !== (hi ^ ctx)) { kind = 1792; why = MISS; break hot; }
+          if (readTag[i] !== (lo & -4089) || hiTag[i] !== (hi ^ ctx)) { kind = 1792; break miss; }
           const at = (lo + addend[i]!) >> 2; const target = m[at + 1]!;
           if ((target << 16) >> 16 !== target) { why = GENERIC; break hot; }
           const top = (lo + 8) | 0; s[RSP] = top;
@@ -416,25 +418,33 @@ export function tier0(cpu: Cpu, deadline: number): number {
           if ((targetHi << 16) >> 16 !== targetHi) { why = GENERIC; break hot; }
           const old = s[RSP]!; lo = (old - 8) | 0; hi = (s[RSP + 1]! - (old >>> 0 < 8 ? 1 : 0)) | 0;
           const i = (lo >>> 12) & TLB_MASK;
-          if (writeTag[i] !== (lo & -4089) || hiTag[i] !== (hi ^ ctx)) { kind = 1793; why = MISS; break hot; }
+          if (writeTag[i] !== (lo & -4089) || hiTag[i] !== (hi ^ ctx)) { kind = 1793; break miss; }
           const at = (lo + addend[i]!) >> 2; const next = (page + m[p + 4]!) | 0; m[at] = next;
           m[at + 1] = ripHi + (next >>> 0 < page >>> 0 ? 1 : 0); s[RSP] = lo; s[RSP + 1] = hi; lo = targetLo;
           hi = targetHi; break jump;
         }
         case 71: { // CMOV64
-          if (lazyCondition(s, m[p + 3]!, fop, fal, fah, fbl, fbh, frl, frh)) {
-            const d = m[p + 1]!; const b = m[p + 2]!; s[d] = s[b]!; s[d + 1] = s[b + 1]!;
-          }
-          break;
+          break select;
         }
         case 72: { // CMOV32
-          const d = m[p + 1]!;
-          if (lazyCondition(s, m[p + 3]!, fop, fal, fah, fbl, fbh, frl, frh)) s[d] = s[m[p + 2]!]!;
-          s[d + 1] = 0; break;
+          break select;
         }
         case 73: { // SETCC
-          const d = m[p + 1]!; const v = lazyCondition(s, m[p + 3]!, fop, fal, fah, fbl, fbh, frl, frh) ? 1 : 0;
-          s[d] = (s[d]! & -256) | v; break;
+          break select;
+        }
+        case 74: { // CMP8
+          const a = (s[m[p + 1]!]! << 24) >> 24; const b = (s[m[p + 2]!]! << 24) >> 24;
+          frl = ((a - b) << 24) >> 24; frh = frl >> 31; fop = 2; fal = a; fah = a >> 31; fbl = b; fbh = b >> 31; break;
+        }
+        case 75: { // CMP8I
+          const a = (s[m[p + 1]!]! << 24) >> 24; const b = m[p + 3]!;
+          frl = ((a - b) << 24) >> 24; frh = frl >> 31; fop = 2; fal = a; fah = a >> 31; fbl = b; fbh = b >> 31; break;
+        }
+        case 76: { // TEST8
+          frl = ((s[m[p + 1]!]! & s[m[p + 2]!]!) << 24) >> 24; frh = frl >> 31; fop = 0; fbl = 0; break;
+        }
+        case 77: { // TEST8I
+          frl = ((s[m[p + 1]!]! & m[p + 3]!) << 24) >> 24; frh = frl >> 31; fop = 0; fbl = 0; break;
         }
         case 80: { // JCC + 0
           taken = lazyCondition(s, 0, fop, fal, fah, fbl, fbh, frl, frh); break branch;
@@ -507,6 +517,34 @@ export function tier0(cpu: Cpu, deadline: number): number {
         }
         p = (p + 8) | 0; continue hot;
         }
+        // select: SETcc and CMOVcc
+        const cc = m[p + 3]!;
+        switch (cc >> 1) {
+        case 2: taken = fop !== 3 ? (frl | frh) === 0 : (fal & 0x40) !== 0; break;
+        case 4: taken = fop !== 3 ? frh < 0 : (fal & 0x80) !== 0; break;
+        case 1:
+          taken = fop === 2 ? fah >>> 0 < fbh >>> 0 || (fah === fbh && fal >>> 0 < fbl >>> 0)
+            : lazyCarry(s, fop, fal, fah, fbl, fbh, frl, frh) !== 0;
+          break;
+        case 6:
+          taken = fop === 2 ? fah < fbh || (fah === fbh && fal >>> 0 < fbl >>> 0)
+            : lazyCondition(s, 12, fop, fal, fah, fbl, fbh, frl, frh);
+          break;
+        default: taken = lazyCondition(s, cc & 14, fop, fal, fah, fbl, fbh, frl, frh);
+        }
+        const d = m[p + 1]!; taken = taken === ((cc & 1) === 0);
+        if (m[p] === 73) s[d] = (s[d]! & -256) | (taken ? 1 : 0);
+        else {
+          const b = m[p + 2]!;
+          if (m[p] === 72) {
+            if (taken) s[d] = s[b]!;
+            s[d + 1] = 0;
+          } else if (taken) {
+            s[d] = s[b]!; s[d + 1] = s[b + 1]!;
+          }
+        }
+        p = (p + 8) | 0; continue hot;
+        }
         // branch: a condition that is not ZF alone
         if (!taken) { p = (p + 8) | 0; continue hot; }
         const t = m[p + 5]!;
@@ -530,11 +568,21 @@ export function tier0(cpu: Cpu, deadline: number): number {
         if (q !== 0) { p = q; page = lo & -4096; ripHi = hi; delta = addend[i]!; table = to; continue; }
       }
       why = ENTER; break;
+      }
+      // miss: the fast TLB does not have the page of lo, hi; kind is ACCESS | (size - 1) << 8
+      const rip = (page + m[p + 6]!) | 0; s[RIP] = rip; s[RIP + 1] = ripHi + (rip >>> 0 < page >>> 0 ? 1 : 0);
+      left = (left + ((m[p + 7]! >> 8) & 0xff) - 128) | 0;
+      const executed = slice - left; clock[0] = clock[0]! + executed; counts[INSN] = counts[INSN]! + executed;
+      s[DELTA] = delta;
+      const again = refill(cpu, p, lo, hi, kind);
+      slice = Math.min(Math.max(Math.ceil(deadline - clock[0]), 1), MAX_SLICE) | 0; left = slice;
+      if (again <= 0) { why = again === 0 ? REFUSED : FAULT; break; }
+      p = again;
     }
     if (why >= TIME) {
       const offset = m[p + 6]!; const rip = (page + offset) | 0; s[RIP] = rip;
       s[RIP + 1] = ripHi + (rip >>> 0 < page >>> 0 ? 1 : 0);
-      if (why > TIME) left = (left + ((m[p + 7]! >> 8) & 0xff) - 128) | 0;
+      if (why === GENERIC) left = (left + ((m[p + 7]! >> 8) & 0xff) - 128) | 0;
     } else {
       s[RIP] = lo; s[RIP + 1] = hi;
     }
