@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /** Comparison of the machine with the reference: one line of text for each difference, none if they agree. */
-import { FAULT, RUN } from '../../vmm/machine/cpu/state.ts';
+import { FAULT, RUN, S, SEGN } from '../../vmm/machine/cpu/state.ts';
 import { getRflags } from '../../vmm/machine/cpu/flags.ts';
 import { getReg, getRip } from '../../vmm/machine/cpu/regs.ts';
 import { SYSOP } from '../../vmm/machine/cpu/sys_insn.ts';
@@ -29,8 +29,21 @@ export function compareState(
     if (n !== ignoredReg) out.push(...differs(name, getReg(cpu, n), state.gpr[n]!));
   }
   out.push(...differs('RFLAGS', getRflags(cpu) & ~ignoredFlags, state.rflags & ~ignoredFlags));
+  out.push(...compareControl(side, state));
   out.push(...differs('cycles', side.clock, state.cycles));
   return out;
+}
+
+function compareControl(side: MachineSide, state: RefState): string[] {
+  const { s } = side.cpu;
+  return [
+    ...differs('CR0', s[S.CR0]!, state.cr0),
+    ...differs('CR3', BigInt(s[S.CR3]! >>> 0) | (BigInt(s[S.CR3 + 1]! >>> 0) << 32n), state.cr3),
+    ...differs('CR4', s[S.CR4]!, state.cr4),
+    ...differs('PKRU', s[S.PKRU]!, state.pkru),
+    ...differs('FS base', side.base(SEGN.FS), state.fsBase),
+    ...differs('GS base', side.base(SEGN.GS), state.gsBase),
+  ];
 }
 
 /** What the machine returned against how the reference's step ended. */

@@ -8,6 +8,7 @@ import { GPR, RFLAGS } from '../../lib/x86/registers.ts';
 import { maskOf, parity, type Size, signExtend, signOf, truncate } from './bits.ts';
 import type { Linear, Place, Segment } from './linear.ts';
 import { BeyondReference, GuestException, type SystemOperands } from './outcome.ts';
+import type { RefPaging } from './paging.ts';
 import type { RefState } from './state.ts';
 
 /** Executes an instruction whose bytes have all been read. */
@@ -36,6 +37,7 @@ interface ModRm {
 export class Exec {
   readonly state: RefState;
   readonly linear: Linear;
+  readonly paging: RefPaging;
   readonly bytes: number[] = [];
   operandSize16 = false;
   addressSize32 = false;
@@ -62,6 +64,8 @@ export class Exec {
   keepsStores = false;
   /** The form with a memory destination takes LOCK. */
   lockable = false;
+  /** Cycles that it costs even if it faults. */
+  faultCycles = 0;
   /** What the instruction costs besides its one cycle. */
   extra: 'none' | 'lock' | 'div' | 'fence' = 'none';
   #page = -1n;
@@ -70,7 +74,8 @@ export class Exec {
   #modrmByte = -1;
   #modrm: ModRm | undefined;
 
-  constructor(state: RefState, linear: Linear) {
+  constructor(state: RefState, linear: Linear, paging: RefPaging) {
+    this.paging = paging;
     this.state = state;
     this.linear = linear;
   }

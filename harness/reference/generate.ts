@@ -18,7 +18,8 @@ import {
   type Reg,
 } from '../../lib/asm/operands.ts';
 import { instructionText } from '../../lib/asm/text.ts';
-import { CR4, RFLAGS } from '../../lib/x86/registers.ts';
+import { CR0, CR4, RFLAGS } from '../../lib/x86/registers.ts';
+import { RAM_BASE } from '../../vmm/machine/layout.ts';
 import { type Program, type ProgramLine, lineSymbol } from './program.ts';
 import type { Random } from './random.ts';
 import { DATA, LARGE, POINTER_PAGES, STACK_TOP } from './world.ts';
@@ -50,6 +51,11 @@ const distinctForms = (): readonly Pick[] => {
 const ALL = distinctForms();
 const ORDINARY: readonly Form[] = ALL.filter(({ system }) => !system).map(({ form }) => form);
 const SYSTEM: readonly Form[] = ALL.filter(({ system }) => system).map(({ form }) => form);
+
+/** The system instructions that the reference executes. */
+const CONTROL: readonly Form[] = SYSTEM.filter(({ row }) =>
+  /^(pushf|popf|cli|stac|clac|clts|invlpg|mov$|rdfs|rdgs|wrfs|wrgs|rdpkru|wrpkru)/.test(row[0]),
+);
 
 /** Every form that programs are made of; for the test that all of them come up. */
 export const GENERATED_FORMS: readonly string[] = ALL.map(({ form }) => form.row.join('|'));
@@ -148,6 +154,9 @@ function operandOf(random: Random, form: Form, n: number, at: number, before: Pr
   if (kind.imm)
     return immediate(random, kind.imm.bits, kind.imm.signExtended ? form.operandSize : kind.imm.bits);
   const { reg } = kind;
+  // preparations() has loaded RAX for these.
+  if (/^(CR, r64)$/.test(form.row[1]) && kind.text === 'r64') return R.rax;
+  if (/^wr[fg]sbase/.test(form.row[0]) && random.oneIn(2)) return gpr(0, reg!.size as GpSize);
   if (reg !== undefined && (kind.mem === undefined || random.oneIn(2))) {
     if (reg.cls === 'gp' && !(reg.size === 8 && random.oneIn(3))) {
       const found = gpr(dataRegister(random), reg.size as GpSize);
@@ -158,6 +167,20 @@ function operandOf(random: Random, form: Form, n: number, at: number, before: Pr
     return random.pick(Object.values(R).filter(fits));
   }
   return memoryOperand(random, kind.mem ?? 0, before);
+}
+
+const pushRax: ProgramLine = { text: 'push rax', bytes: [0x50], fields: [] };
+
+/** Something to load into CR0, CR3 or CR4. */
+function controlValue(random: Random): bigint {
+  const cr4 = CR4.PAE | CR4.PGE | CR4.OSFXSR;
+  const values = [
+    () => BigInt(RAM_BASE),
+    () => BigInt((CR0.PE | CR0.ET | CR0.NE | CR0.PG | (random.oneIn(2) ? CR0.WP : 0)) >>> 0),
+    () => BigInt(cr4 | (random.next() & (CR4.SMEP | CR4.SMAP | CR4.PKE | CR4.FSGSBASE))),
+    () => random.value(),
+  ];
+  return random.pick(values)();
 }
 
 /** What has to be in registers for an instruction to do something. */
@@ -177,6 +200,16 @@ function preparations(random: Random, form: Form): readonly ProgramLine[] {
   if (mnemonic === 'cmpxchg8b' || mnemonic === 'cmpxchg16b' || mnemonic === 'leave') {
     return mnemonic === 'leave' && !random.oneIn(3) ? [loadRegister(5, STACK_TOP)] : [];
   }
+  if (/^popf/.test(mnemonic)) return [loadRegister(0, BigInt(random.next() & 0x3f_feff)), pushRax];
+  if (/pkru$/.test(mnemonic) && !random.oneIn(4)) {
+    return [
+      loadRegister(1, 0n),
+      loadRegister(2, 0n),
+      loadRegister(0, BigInt(random.pick([0, 4, 8, 0x24, 0x18]))),
+    ];
+  }
+  if (operands === 'CR, r64') return [loadRegister(0, controlValue(random))];
+  if (/^wr[fg]sbase/.test(mnemonic)) return [loadRegister(0, random.pick(POINTER_PAGES))];
   if (/^(j[er]cxz|loop)/.test(mnemonic)) return [loadRegister(1, BigInt(random.below(3)))];
   if (/^bt[src]?$/.test(mnemonic) && random.oneIn(2))
     return [loadRegister(random.below(3), BigInt.asUintN(64, BigInt(random.below(4000) - 2000)))];
@@ -231,7 +264,14 @@ function randomLines(random: Random, raw: boolean): readonly ProgramLine[] {
   const wanted = 8 + random.below(30);
   while (lines.length < wanted) {
     if (raw) lines.push(rawBytes(random));
-    else lines.push(...instruction(random, lines.length, random.pick(random.oneIn(25) ? SYSTEM : ORDINARY)));
+    else
+      lines.push(
+        ...instruction(
+          random,
+          lines.length,
+          random.pick(random.oneIn(20) ? (random.oneIn(2) ? SYSTEM : CONTROL) : ORDINARY),
+        ),
+      );
   }
   return lines;
 }
@@ -259,7 +299,12 @@ export function generateProgram(seed: number, random: Random): Program {
     vendor: random.oneIn(4) ? 'milan' : 'skylake',
     tlb: random.pick(['keep-forever', 'keep-forever', 'real', 'keep-nothing']),
     wp: !random.oneIn(3),
-    cr4: flag(CR4.SMEP, 2) | flag(CR4.SMAP, 3) | flag(CR4.PKE, 2) | (la57 ? CR4.LA57 : 0),
+    cr4:
+      flag(CR4.FSGSBASE, 2) |
+      flag(CR4.SMEP, 2) |
+      flag(CR4.SMAP, 3) |
+      flag(CR4.PKE, 2) |
+      (la57 ? CR4.LA57 : 0),
     pkru: random.oneIn(2) ? 0 : random.pick([0x4, 0x8, 0x24, 0x18, 0x3c]),
     rflags: arithmetic | flag(RFLAGS.DF, 3) | flag(RFLAGS.AC, 3) | RFLAGS.FIXED,
     gpr: randomRegisters(random),

@@ -12,6 +12,7 @@ import { Linear, type Place } from './linear.ts';
 import { RefMemory } from './memory.ts';
 import { ALU_OPS } from './ops/alu.ts';
 import { BIT_ROWS } from './ops/bit.ts';
+import { CONTROL_OPS } from './ops/control.ts';
 import { MOVE_OPS } from './ops/move.ts';
 import { MULDIV_OPS } from './ops/muldiv.ts';
 import { SHIFT_OPS } from './ops/shift.ts';
@@ -31,6 +32,7 @@ const OPS: ReadonlyMap<number, Decode> = tableOf([
   ...STACK_OPS,
   ...STRING_OPS,
   ...SYSTEM_OPS,
+  ...CONTROL_OPS,
 ]);
 
 function tableOf(rows: readonly OpRow[]): ReadonlyMap<number, Decode> {
@@ -99,7 +101,7 @@ export class ReferenceCpu {
   /** Execute the instruction at RIP, or one iteration of it. */
   step(): Outcome {
     const before = copyState(this.state);
-    const x = new Exec(this.state, this.#linear);
+    const x = new Exec(this.state, this.#linear, this.paging);
     this.memory.begin();
     this.#undefined = { flags: 0, reg: -1, place: undefined };
     let length = 0;
@@ -111,7 +113,7 @@ export class ReferenceCpu {
         throw new BugError('the reference interpreter fetched while it executed');
     } catch (error) {
       // What the walks have cost has been spent; everything else is as before.
-      const { cycles } = this.state;
+      const cycles = this.state.cycles + x.faultCycles;
       restoreState(this.state, before);
       this.state.cycles = cycles;
       if (!x.keepsStores) this.memory.rollback();

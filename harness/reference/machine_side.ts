@@ -3,19 +3,23 @@
  * The machine as the differential test sees it: put a program and its state in, run to a deadline, look at the result.
  * What the interpreter under test stops at (faults, system instructions) is not executed: the test steps over it.
  */
-import { CR0, CR4 } from '../../lib/x86/registers.ts';
+import { CR0 } from '../../lib/x86/registers.ts';
 import { type CpuProfile, PROFILES } from '../../vmm/machine/cost/profiles.ts';
+import { spend } from '../../vmm/machine/cost/ledger.ts';
 import { COST, NR_COST_POINTS } from '../../vmm/machine/cost/points.ts';
 import type { Cpu } from '../../vmm/machine/cpu/cpu.ts';
 import { getRflags } from '../../vmm/machine/cpu/flags.ts';
 import { getReg, getRip, setReg, setRip } from '../../vmm/machine/cpu/regs.ts';
-import { S, SEG_WORDS, SEGF, SEGN } from '../../vmm/machine/cpu/state.ts';
+import { RUN, S, SEG_WORDS, SEGF, SEGN } from '../../vmm/machine/cpu/state.ts';
+import { SYSOP } from '../../vmm/machine/cpu/sys_insn.ts';
+import { dispatchSystem } from '../../vmm/machine/cpu/system/execute.ts';
 import { enterLongMode, resetCpu } from '../../vmm/machine/cpu/system/reset.ts';
 import { tier0 } from '../../vmm/machine/cpu/tier0.ts';
 import { RAM_BASE } from '../../vmm/machine/layout.ts';
 import { createMachine, type Machine } from '../../vmm/machine/machine.ts';
 import { mmuContextChanged } from '../../vmm/machine/mmu/context.ts';
 import type { TlbPolicy } from '../../vmm/machine/mmu/mmu.ts';
+import { EXECUTED } from './ops/control.ts';
 import type { Program } from './program.ts';
 import type { RefState } from './state.ts';
 import { RAM_BYTES } from './world.ts';
@@ -39,6 +43,10 @@ function walkProfile(profile: CpuProfile): CpuProfile {
 
 /** Changes the CPU behind the test's back. */
 export type Tamper = (cpu: Cpu) => void;
+
+const EXECUTED_OPS: ReadonlySet<number> = new Set(
+  EXECUTED.map((name) => (SYSOP as Readonly<Record<string, number>>)[name]!),
+);
 
 export class MachineSide {
   readonly machine: Machine;
@@ -104,18 +112,19 @@ export class MachineSide {
     for (let n = 0; n < 16; n++) state.gpr[n] = getReg(cpu, n);
     state.rip = getRip(cpu);
     state.rflags = getRflags(cpu);
-    state.fsBase = this.#base(SEGN.FS);
-    state.gsBase = this.#base(SEGN.GS);
+    state.fsBase = this.base(SEGN.FS);
+    state.gsBase = this.base(SEGN.GS);
     state.cpl = cpu.s[S.CPL]!;
     state.cr0 = cpu.s[S.CR0]!;
     state.cr3 = BigInt(cpu.s[S.CR3]! >>> 0);
-    state.cr4 = cpu.s[S.CR4]! & (CR4.LA57 | CR4.SMEP | CR4.SMAP | CR4.PKE);
+    state.cr4 = cpu.s[S.CR4]!;
     state.efer = cpu.s[S.EFER]!;
     state.pkru = cpu.s[S.PKRU]!;
     state.cycles = cpu.clock[0]!;
   }
 
-  #base(segment: number): bigint {
+  /** Base address of a segment. */
+  base(segment: number): bigint {
     const at = S.SEG + segment * SEG_WORDS + SEGF.BASE;
     return (BigInt(this.cpu.s[at + 1]! >>> 0) << 32n) | BigInt(this.cpu.s[at]! >>> 0);
   }
@@ -126,9 +135,22 @@ export class MachineSide {
 
   /** Run; RUN.* */
   run(deadline: number): number {
-    const returned = tier0(this.cpu, deadline);
+    const returned = this.#run(deadline);
     this.#tamper?.(this.cpu);
     return returned;
+  }
+
+  #run(deadline: number): number {
+    const { cpu } = this;
+    for (;;) {
+      cpu.s[S.PENDING] = 0;
+      const returned = tier0(cpu, deadline);
+      if (returned !== RUN.SYS || !EXECUTED_OPS.has(cpu.insn.op)) return returned;
+      spend(cpu, COST.INSN);
+      const result = dispatchSystem(cpu);
+      if (result >= 0) return result;
+      if (this.clock >= deadline) return RUN.DEADLINE;
+    }
   }
 
   /** Continue elsewhere. */

@@ -51,19 +51,24 @@ const PAGE_SIZES = [0x1000n, 0x20_0000n, 0x4000_0000n];
 export class RefPaging {
   readonly #state: RefState;
   readonly #memory: RefMemory;
-  readonly #rules: ReferenceRules;
+  readonly rules: ReferenceRules;
   /** By page size and linear address of the page. */
   readonly #tlb = new Map<string, Translation>();
 
   constructor(state: RefState, memory: RefMemory, rules: ReferenceRules) {
     this.#state = state;
     this.#memory = memory;
-    this.#rules = rules;
+    this.rules = rules;
   }
 
   /** Forget all translations. */
   flush(): void {
     this.#tlb.clear();
+  }
+
+  /** Forget the translations of one address, whatever their size. */
+  forget(linear: bigint): void {
+    for (const size of PAGE_SIZES) this.#tlb.delete(keyOf(linear & ~(size - 1n), size));
   }
 
   /** Physical address of a canonical linear address; throws the page fault. */
@@ -73,10 +78,10 @@ export class RefPaging {
       const allowed = this.#allows(cached, access);
       if (allowed && (access !== 'write' || cached.dirty)) return physicalOf(cached, linear);
       this.#tlb.delete(keyOf(cached.linear, cached.size));
-      if (!allowed && this.#rules.denied === 'fault') this.#fault(linear, access, PFERR.PRESENT, cached);
+      if (!allowed && this.rules.denied === 'fault') this.#fault(linear, access, PFERR.PRESENT, cached);
     }
     const found = this.#walk(linear, access);
-    if (this.#rules.keep === 'forever') this.#tlb.set(keyOf(found.linear, found.size), found);
+    if (this.rules.keep === 'forever') this.#tlb.set(keyOf(found.linear, found.size), found);
     return physicalOf(found, linear);
   }
 
@@ -90,14 +95,14 @@ export class RefPaging {
 
   #walk(linear: bigint, access: Access): Translation {
     const { cr3, cr4 } = this.#state;
-    this.#state.cycles += this.#rules.missCycles;
+    this.#state.cycles += this.rules.missCycles;
     const path: number[] = [];
     let writable = true;
     let user = true;
     let noExec = false;
     let table = cr3;
     for (let level = (cr4 & CR4.LA57) !== 0 ? 5 : 4; ; level--) {
-      this.#state.cycles += this.#rules.referenceCycles;
+      this.#state.cycles += this.rules.referenceCycles;
       const index = (linear >> BigInt(12 + 9 * (level - 1))) & 511n;
       const at = Number((table & this.#addressMask()) + index * 8n);
       // A table outside of RAM reads as ones: the address bits beyond MAXPHYADDR are then set.
@@ -132,11 +137,11 @@ export class RefPaging {
   }
 
   #addressMask(): bigint {
-    return ((1n << BigInt(this.#rules.maxPhysBits)) - 1n) & ~0xfffn;
+    return ((1n << BigInt(this.rules.maxPhysBits)) - 1n) & ~0xfffn;
   }
 
   #reservedBitSet(entry: bigint, level: number, leaf: boolean): boolean {
-    let reserved = ((1n << 52n) - 1n) & ~((1n << BigInt(this.#rules.maxPhysBits)) - 1n);
+    let reserved = ((1n << 52n) - 1n) & ~((1n << BigInt(this.rules.maxPhysBits)) - 1n);
     if ((this.#state.efer & EFER.NXE) === 0) reserved |= XD;
     if (level >= 4) reserved |= PS;
     if (leaf && level === 2) reserved |= 0x1f_e000n;

@@ -5,6 +5,7 @@
  * invalid in 64-bit mode and groups that mix both kinds.
  */
 import type { Decode, Exec, OpRow } from '../exec.ts';
+import { invlpg, rdpkru, segmentBase, setAc, wrpkru } from './control.ts';
 import { compareExchangePair } from './move.ts';
 
 const plain =
@@ -48,8 +49,6 @@ const GROUP_7_REGISTER: Readonly<Record<number, string>> = {
   0xc4: 'VMXOFF',
   0xc8: 'MONITOR',
   0xc9: 'MWAIT',
-  0xca: 'CLAC',
-  0xcb: 'STAC',
   0xd0: 'XGETBV',
   0xd1: 'XSETBV',
   0xd4: 'VMFUNC',
@@ -61,22 +60,27 @@ const GROUP_7_REGISTER: Readonly<Record<number, string>> = {
   0xdd: 'CLGI',
   0xde: 'SKINIT',
   0xdf: 'INVLPGA',
-  0xee: 'RDPKRU',
-  0xef: 'WRPKRU',
   0xf8: 'SWAPGS',
   0xf9: 'RDTSCP',
 };
 const GROUP_7_MEMORY = ['SGDT', 'SIDT', 'LGDT', 'LIDT', 'SMSW', undefined, 'LMSW', 'INVLPG'];
 
+const clac = (x: Exec): (() => void) => setAc(x, false);
+const stac = (x: Exec): (() => void) => setAc(x, true);
+
 const group7: Decode = (x) => {
   if (x.isMemory) {
+    if (x.digit === 7) return invlpg(x);
     const op = GROUP_7_MEMORY[x.digit] ?? x.beyond('0F 01 /5 with memory');
     return () => x.system(op);
   }
   if (x.digit === 4) return () => x.system('SMSW');
   if (x.digit === 6) return () => x.system('LMSW');
   noMandatoryPrefix(x);
-  const op = GROUP_7_REGISTER[x.bytes.at(-1)!] ?? x.beyond('0F 01 with a register operand');
+  const byte = x.bytes.at(-1)!;
+  const executed = { 0xca: clac, 0xcb: stac, 0xee: rdpkru, 0xef: wrpkru }[byte];
+  if (executed !== undefined) return executed(x);
+  const op = GROUP_7_REGISTER[byte] ?? x.beyond('0F 01 with a register operand');
   return () => {
     x.stop = { op };
   };
@@ -86,9 +90,7 @@ const group7: Decode = (x) => {
 const group15: Decode = (x) => {
   const { digit } = x;
   if (!x.isMemory) {
-    if (x.repeat === 0xf3 && digit < 4) {
-      return () => x.system(['RDFSBASE', 'RDGSBASE', 'WRFSBASE', 'WRGSBASE'][digit]!);
-    }
+    if (x.repeat === 0xf3 && digit < 4) return segmentBase(x);
     if (x.repeat !== 0 || x.operandSize16) x.beyond('0F AE with a mandatory prefix');
     if (digit < 5) x.invalid();
     return () => {
@@ -149,15 +151,14 @@ const movFromSreg: Decode = (x) => (x.digit > 5 ? x.invalid() : () => x.system('
 const movToSreg: Decode = (x) =>
   x.digit > 5 || x.digit === 1 ? x.invalid() : () => x.system('MOV_TO_SREG', x.digit);
 
-/** MOV to and from CR and DR: ModRM.mod is ignored, the operand is a register. */
-const movControl =
+/** MOV to and from DR: ModRM.mod is ignored, the operand is a register. */
+const movDebug =
   (op: string): Decode =>
   (x) => {
     const byte = x.byte();
     const reg = ((byte >> 3) & 7) | (x.rexBit('r') << 3);
     const rm = (byte & 7) | (x.rexBit('b') << 3);
-    const exists = op.endsWith('CR') ? [0, 2, 3, 4, 8].includes(reg) : reg < 8;
-    if (!exists) x.invalid();
+    if (reg > 7) x.invalid();
     return () => {
       x.stop = { op, reg, rm };
     };
@@ -180,8 +181,6 @@ export const SYSTEM_OPS: readonly OpRow[] = [
   [0x6f, plain('OUTS')],
   [0x8c, movFromSreg],
   [0x8e, movToSreg],
-  [0x9c, plain('PUSHF')],
-  [0x9d, plain('POPF')],
   [0xcc, plain('INT3')],
   [0xcd, withImmediate('INT', 1)],
   [0xcf, plain('IRET')],
@@ -195,21 +194,17 @@ export const SYSTEM_OPS: readonly OpRow[] = [
   [0xee, plain('OUT')],
   [0xef, plain('OUT')],
   [0xf4, plain('HLT')],
-  [0xfa, plain('CLI')],
   [0xfb, plain('STI')],
   [0x0f00, group6],
   [0x0f01, group7],
   [0x0f02, withModRm('LAR')],
   [0x0f03, withModRm('LSL')],
   [0x0f05, plain('SYSCALL')],
-  [0x0f06, plain('CLTS')],
   [0x0f07, plain('SYSRET')],
   [0x0f08, plain('INVD')],
   [0x0f09, plain('WBINVD')],
-  [0x0f20, movControl('MOV_FROM_CR')],
-  [0x0f21, movControl('MOV_FROM_DR')],
-  [0x0f22, movControl('MOV_TO_CR')],
-  [0x0f23, movControl('MOV_TO_DR')],
+  [0x0f21, movDebug('MOV_FROM_DR')],
+  [0x0f23, movDebug('MOV_TO_DR')],
   [0x0f30, plain('WRMSR')],
   [0x0f31, plain('RDTSC')],
   [0x0f32, plain('RDMSR')],
