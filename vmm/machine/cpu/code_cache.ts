@@ -54,6 +54,7 @@ export class CodeCache {
 
   /** Bytes changed in memory: by a guest's store to a frame that hasCode, by a device, or by the kernel. */
   noteStore(hpa: number, length: number): void {
+    if (this.slotOf[hpa >>> 12] === 0 && (hpa & (PAGE - 1)) + length <= PAGE) return;
     const end = hpa + length;
     for (let at = hpa; at < end; at = (Math.floor(at / PAGE) + 1) * PAGE) {
       const pfn = Math.floor(at / PAGE);
