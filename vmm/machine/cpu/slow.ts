@@ -97,13 +97,15 @@ function isDataFast(cpu: Cpu, lo: number, hi: number, kind: number): boolean {
 }
 
 /** PUSH and CALL write the stack and may read elsewhere, POP and RET the other way round. */
-function usesStack(x: DecodedInsn): boolean {
-  return x.seg === SEGN.SS || x.op === OP.PUSH || x.op === OP.POP || x.op === OP.CALL || x.op === OP.RET;
+function usesStack(x: DecodedInsn, kind: number): boolean {
+  if (x.seg === SEGN.SS) return true;
+  return kind === ACCESS.WRITE ? x.op === OP.PUSH || x.op === OP.CALL : x.op === OP.POP || x.op === OP.RET;
 }
 
 /** The access faults; GP becomes SS if it was by way of the stack segment. */
 function refuse(cpu: Cpu, p: number, lo: number, hi: number, kind: number): number {
-  if (cpu.fault.kind === FAULT.EXCEPTION && cpu.fault.vector === VECTOR.GP && usesStack(cpu.code.insnOf(p))) {
+  const { kind: what, vector } = cpu.fault;
+  if (what === FAULT.EXCEPTION && vector === VECTOR.GP && usesStack(cpu.code.insnOf(p), kind)) {
     translate(cpu, lo, hi, kind | ACCESS.STACK);
   }
   return -1;
