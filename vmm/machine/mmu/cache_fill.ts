@@ -18,6 +18,7 @@ import { ACCESS } from './access.ts';
 import { fillFast } from './fast.ts';
 import { walkGuest } from './guest_walk.ts';
 import { MODE, WALK, WALK_ADDR, type Mmu } from './mmu.ts';
+import { NOT_COMMON, quickNestedWalk } from './nested_walk.ts';
 import { stampRecord } from './provenance.ts';
 import * as rights from './rights.ts';
 
@@ -113,7 +114,9 @@ export function walkAndCache(cpu: Cpu, mmu: Mmu, lo: number, hi: number, mode: n
 /** walkAndCache() by the walker that knows all the rules. */
 function fullWalk(cpu: Cpu, mmu: Mmu, lo: number, hi: number, mode: number, kind: number): number {
   const { walk, walkAddr, tlb } = mmu;
-  const failed = walkGuest(cpu, mmu, lo, hi, mode, kind);
+  const nested = (mode & (LA57 | EPT | PKE)) === EPT;
+  let failed = nested ? quickNestedWalk(cpu, mmu, lo, hi, mode, kind) : NOT_COMMON;
+  if (failed === NOT_COMMON) failed = walkGuest(cpu, mmu, lo, hi, mode, kind);
   chargeWalk(cpu, mmu);
   if (failed !== 0) return -1;
   const code = walk[WALK.CODE]!;
