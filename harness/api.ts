@@ -21,6 +21,8 @@ export interface Selftest {
   readonly upstream: string;
   /** Options for a run of seconds rather than minutes: used by `npm start` and `npm test`. */
   readonly quickArgs?: readonly string[];
+  /** Throws UsageError for options that the test refuses, before anything runs. */
+  readonly checkArgs?: (args: readonly string[]) => void;
   /** Number of pCPUs that the host has when it runs; the default is 4. */
   readonly nrCpus?: number;
   /** Bytes of host RAM; the default is 1 GiB. */

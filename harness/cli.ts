@@ -8,7 +8,7 @@ import { listCommand, runCommand } from './commands.ts';
 const usage = `nestbed - a conformance suite and laboratory for nested virtualization
 
   nestbed run [-l] [-t TEST]... [-P module.param=value]... [--seed N]
-              [--reporter summary|ktap|junit] [-- test options]
+              [--reporter summary|ktap|junit] [--trace FILE] [-- test options]
   nestbed list
   nestbed --version | --help
 
@@ -16,6 +16,7 @@ const usage = `nestbed - a conformance suite and laboratory for nested virtualiz
   -t TEST        run TEST; may be repeated; TEST may carry its own options: -t 'memslot_perf_test -s 512'
   -P M.P=V       set a module parameter, as in kvm_intel.ept=0
   --seed N       seed of everything that is left to chance (default 1)
+  --trace FILE   write KVM's trace events to FILE as ftrace prints them
   --reporter R   form of the result on standard output; progress goes to standard error
 
   Without -t every test runs with its quick options. What follows -- is given to each test that -t names.

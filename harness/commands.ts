@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /** The commands behind the command line. */
+import { closeSync, openSync, writeSync } from 'node:fs';
 import process from 'node:process';
 import { parseArgs, type ParseArgsConfig } from 'node:util';
 import { UsageError } from '../lib/kvm_util/test_util.ts';
@@ -27,6 +28,7 @@ const runOptions = {
   param: { type: 'string', short: 'P', multiple: true },
   seed: { type: 'string', default: '1' },
   reporter: { type: 'string', default: 'summary' },
+  trace: { type: 'string' },
 } as const satisfies ParseArgsConfig['options'];
 
 /** One selected test with the options it gets. */
@@ -91,11 +93,18 @@ export async function runCommand(
   const paramError = validateParams(params);
   if (paramError !== undefined) throw new UsageError(paramError);
   const selected = await select(values.test ?? [], split < 0 ? [] : argv.slice(split + 1));
+  for (const { test, args } of selected) test.checkArgs?.(args);
   if (values.list === true) {
     for (const { test, args } of selected) io.write([test.name, ...args].join(' '));
     return 0;
   }
-  return runAll(selected, { seed, params, version: io.version, reporter: makeReporter(io.write) });
+  return runAll(selected, {
+    seed,
+    params,
+    version: io.version,
+    reporter: makeReporter(io.write),
+    trace: values.trace,
+  });
 }
 
 interface RunAll {
@@ -103,9 +112,41 @@ interface RunAll {
   readonly params: readonly string[];
   readonly version: string;
   readonly reporter: Reporter;
+  /** File that gets KVM's trace events. */
+  readonly trace: string | undefined;
+}
+
+/** A file that takes lines; opened before anything runs, so that a bad name is bad input. */
+function openTrace(file: string | undefined): {
+  line: ((text: string) => void) | undefined;
+  close: () => void;
+} {
+  if (file === undefined) return { line: undefined, close: () => undefined };
+  let fd: number;
+  try {
+    fd = openSync(file, 'w');
+  } catch (error) {
+    throw new UsageError(`--trace ${file}: ${error instanceof Error ? error.message : String(error)}`);
+  }
+  let pending: string[] = [];
+  const flush = (): void => {
+    if (pending.length > 0) writeSync(fd, `${pending.join('\n')}\n`);
+    pending = [];
+  };
+  const line = (text: string): void => {
+    if (pending.push(text) >= 4096) flush();
+  };
+  return {
+    line,
+    close: () => {
+      flush();
+      closeSync(fd);
+    },
+  };
 }
 
 function runAll(selected: readonly Selection[], all: RunAll): number {
+  const trace = openTrace(all.trace);
   const names = selected.map((s) => s.test.name);
   all.reporter.start({ version: all.version, seed: all.seed, cpu: 'skylake', params: all.params }, names);
   const progress = createProgress(process.stderr, names.length);
@@ -118,11 +159,13 @@ function runAll(selected: readonly Selection[], all: RunAll): number {
       args,
       heartbeat: () => progress.beat(),
       onPrint: (line) => progress.note(line),
+      ...(trace.line === undefined ? {} : { onTrace: trace.line }),
     });
     progress.end();
     results.push(result);
     all.reporter.result(result, i);
   }
+  trace.close();
   all.reporter.end(results);
   return exitCode(results);
 }

@@ -4,6 +4,7 @@ import type { Selftest } from './api.ts';
 import type { Status, TestResult } from './result.ts';
 import { TestFailure, TestSkip, UsageError } from '../lib/kvm_util/test_util.ts';
 import { createEmulatedHost, type EmulatedHostOptions } from '../vmm/emulated.ts';
+import { traceLine } from '../vmm/kvm/trace.ts';
 import { SanitizerError } from '../vmm/machine/errors.ts';
 
 export interface RunConfig {
@@ -15,6 +16,8 @@ export interface RunConfig {
   readonly heartbeat?: () => void;
   /** Receives each line as the test prints it. */
   readonly onPrint?: (line: string) => void;
+  /** Receives KVM's trace events as ftrace prints them; without it nothing is recorded. */
+  readonly onTrace?: (line: string) => void;
   readonly host?: Partial<EmulatedHostOptions>;
 }
 
@@ -57,6 +60,11 @@ export function runSelftest(test: Selftest, config: RunConfig): TestResult {
       ...(config.heartbeat === undefined ? {} : { heartbeat: config.heartbeat }),
       ...config.host,
     });
+    const { onTrace } = config;
+    if (onTrace !== undefined) {
+      backend.module.trace.enable();
+      backend.module.trace.listener = (record) => onTrace(traceLine(record));
+    }
     backend.runMain(() => test.run({ backend, args: config.args, print }));
   } catch (error) {
     if (error instanceof UsageError) throw error;

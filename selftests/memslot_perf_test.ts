@@ -13,6 +13,7 @@ import { SUBTESTS, type Subtest } from './memslot_perf/subtests.ts';
 import { prepareVm, slotLayout } from './memslot_perf/vm_data.ts';
 
 const SECOND_NS = 1e9;
+const NAMES = SUBTESTS.map((s) => s.name);
 
 interface TestResult {
   readonly slotRuntimeNs: number;
@@ -97,8 +98,7 @@ const least = (results: readonly TestResult[], by: (r: TestResult) => number): T
   results.reduce<TestResult | undefined>((best, r) => (best === undefined || by(r) < by(best) ? r : best), undefined);
 
 function* run(t: SelftestContext): Steps<void> {
-  const names = SUBTESTS.map((s) => s.name);
-  const args = parseTestArgs(t.args, names);
+  const args = parseTestArgs(t.args, NAMES);
   const comparable: TestResult[] = [];
   for (let i = args.tfirst; i <= args.tlast; i++) {
     const test = SUBTESTS[i]!;
@@ -119,6 +119,7 @@ export const selftest: Selftest = {
   name: 'memslot_perf_test',
   summary: 'time of memslot-heavy operations against a running guest, with up to 32763 slots',
   upstream: 'memslot_perf_test.c',
+  checkArgs: (args) => void parseTestArgs(args, NAMES),
   quickArgs: ['-s', '512', '-l', '0.01'],
   run,
 };

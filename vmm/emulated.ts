@@ -2,6 +2,7 @@
 /** The emulated host as a Backend: a machine, a host kernel on it, KVM loaded, and one process that opens /dev/kvm. */
 import type { Backend, Steps } from '../lib/kvm_util/backend.ts';
 import { createHost, type Host } from './host/host.ts';
+import type { MmStruct } from './host/mm/mm_struct.ts';
 import { eptMasks } from './kvm/mmu/spte.ts';
 import { KvmModule } from './kvm/module.ts';
 import { KVM_PARAMS, ParamError, parseParams, type ParamName } from './kvm/params.ts';
@@ -79,7 +80,7 @@ export function createEmulatedHost(options: EmulatedHostOptions = {}): EmulatedH
     if (ops.hardwareEnable(cpu) !== 0) throw new BugError(`VMXON failed on pCPU ${cpu.id}`);
   }
   const mm = host.createMm('selftest');
-  const threads = new EmulatedThreads(host, profile.tscKhz);
+  const threads = new EmulatedThreads(host, mm, profile.tscKhz);
   return {
     name: 'emulated',
     machine,
@@ -89,7 +90,7 @@ export function createEmulatedHost(options: EmulatedHostOptions = {}): EmulatedH
     memory: new EmulatedMemory(host, mm),
     threads,
     moduleParam: (name) => paramText(params, name),
-    runMain: (main) => runMain(host, threads, main, options.heartbeat),
+    runMain: (main) => runMain(host, mm, threads, main, options.heartbeat),
   };
 }
 
@@ -102,6 +103,7 @@ function paramText(params: Readonly<Record<ParamName, number>>, name: string): s
 
 function runMain(
   host: Host,
+  mm: MmStruct,
   threads: EmulatedThreads,
   main: () => Steps<void>,
   heartbeat: (() => void) | undefined,
@@ -120,7 +122,7 @@ function runMain(
       outcome.error = error;
     }
   };
-  const task = host.sched.spawn('main', guarded());
+  const task = host.sched.spawn('main', guarded(), { process: mm });
   // The process ends with its main thread, as after exit().
   host.sched.run(() => beat() || !task.alive);
   if (outcome.failed) throw outcome.error;

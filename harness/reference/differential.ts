@@ -152,6 +152,7 @@ class LockstepRun {
   readonly #reference: ReferenceCpu;
   readonly #memory: RefMemory;
   readonly #layout: Layout;
+  readonly #base: bigint;
   /** After the last instruction inside of the program: where to go on after an event. */
   #resume: bigint;
 
@@ -170,7 +171,8 @@ class LockstepRun {
     this.#memory = memory;
     this.#layout = layout;
     this.#reference = new ReferenceCpu(memory, rules);
-    this.#resume = CODE + BigInt(program.start);
+    this.#base = CODE + BigInt(program.start);
+    this.#resume = this.#base;
     side.start(program, this.#resume);
     side.copyTo(this.#reference.state);
     this.start = copyState(this.#reference.state);
@@ -226,14 +228,14 @@ class LockstepRun {
   }
 
   #noteResume(rip: bigint, outcome: Outcome): void {
-    if (rip < CODE || rip >= this.#layout.end || outcome.kind === 'unsupported') return;
+    if (rip < this.#base || rip >= this.#layout.end || outcome.kind === 'unsupported') return;
     this.#resume = rip + BigInt(Math.max(1, outcome.length));
   }
 
   /** Step over what has faulted or would be the system room's; give a lost stack back. */
   #recover(outcome: Outcome): void {
     const { state } = this.#reference;
-    const inside = state.rip >= CODE && state.rip < this.#layout.end;
+    const inside = state.rip >= this.#base && state.rip < this.#layout.end;
     const length = outcome.kind === 'unsupported' ? 1 : Math.max(1, outcome.length);
     state.rip = inside ? state.rip + BigInt(length) : this.#resume;
     if (this.trace.length % 4 === 0) state.gpr[4] = STACK_TOP;

@@ -84,6 +84,8 @@ const encodeLine = (
 
 const MOV_IMM64 = parseForm(['mov', 'r64, imm64', 'REX.W + B8+ro io']);
 
+const JMP_REL32 = parseForm(['jmp', 'rel32', 'E9 cd']);
+
 const loadRegister = (reg: number, value: bigint): ProgramLine => {
   const signed = BigInt.asIntN(64, value);
   return encodeLine(MOV_IMM64, [gpr(reg), signed])!;
@@ -276,6 +278,11 @@ function randomLines(random: Random, raw: boolean): readonly ProgramLine[] {
   return lines;
 }
 
+/** Most programs run once, some go round until the steps are used up. */
+function withLoop(random: Random, lines: readonly ProgramLine[]): readonly ProgramLine[] {
+  return random.oneIn(3) ? [...lines, encodeLine(JMP_REL32, [lab(lineSymbol(0))])!] : lines;
+}
+
 function randomRegisters(random: Random): readonly bigint[] {
   const values = Array.from({ length: 16 }, () => (random.oneIn(2) ? randomPointer(random) : random.value()));
   values[4] = random.oneIn(16) ? randomPointer(random) : STACK_TOP - BigInt(random.below(64));
@@ -286,7 +293,7 @@ function randomRegisters(random: Random): readonly bigint[] {
 export function generateProgram(seed: number, random: Random): Program {
   const user = random.oneIn(2);
   const la57 = random.oneIn(8);
-  const lines = randomLines(random, random.oneIn(5));
+  const lines = withLoop(random, randomLines(random, random.oneIn(5)));
   const flag = (bit: number, n: number): number => (random.oneIn(n) ? bit : 0);
   const arithmetic = random.next() & (RFLAGS.CF | RFLAGS.PF | RFLAGS.AF | RFLAGS.ZF | RFLAGS.SF | RFLAGS.OF);
   return {

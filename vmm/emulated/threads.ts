@@ -2,6 +2,7 @@
 /** Threads of the test process as tasks of the host's scheduler, and its clocks in nanoseconds of virtual time. */
 import type { Steps, Thread, Threads } from '../../lib/kvm_util/backend.ts';
 import type { Host } from '../host/host.ts';
+import type { MmStruct } from '../host/mm/mm_struct.ts';
 import type { Task } from '../host/sched/task.ts';
 import { spend } from '../machine/cost/ledger.ts';
 import { COST } from '../machine/cost/points.ts';
@@ -20,11 +21,13 @@ class EmulatedThread implements Thread {
 
 export class EmulatedThreads implements Threads {
   readonly #host: Host;
+  readonly #mm: MmStruct;
   readonly #tscKhz: number;
   readonly #threads: EmulatedThread[] = [];
 
-  constructor(host: Host, tscKhz: number) {
+  constructor(host: Host, mm: MmStruct, tscKhz: number) {
     this.#host = host;
+    this.#mm = mm;
     this.#tscKhz = tscKhz;
   }
 
@@ -34,7 +37,7 @@ export class EmulatedThreads implements Threads {
 
   spawn(name: string, body: () => Steps<void>, options: { cpu?: number } = {}): Thread {
     const thread = new EmulatedThread(name);
-    thread.task = this.#host.sched.spawn(name, this.#guarded(thread, body), options);
+    thread.task = this.#host.sched.spawn(name, this.#guarded(thread, body), { ...options, process: this.#mm });
     this.#threads.push(thread);
     return thread;
   }

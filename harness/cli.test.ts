@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/** The command line: what it prints, and that bad input gets one clear line and exit code 2. */
+import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
+import { main } from './cli.ts';
+
+let out: string[] = [];
+let err: string[] = [];
+
+beforeEach(() => {
+  out = [];
+  err = [];
+  vi.spyOn(process.stdout, 'write').mockImplementation((text) => out.push(String(text)) > 0);
+  vi.spyOn(process.stderr, 'write').mockImplementation((text) => err.push(String(text)) > 0);
+});
+afterEach(() => {
+  vi.restoreAllMocks();
+});
+
+describe('nestbed', () => {
+  it.each([
+    [['bogus'], "unknown command 'bogus'"],
+    [[], 'no command'],
+    [['run', '-t', 'no_such_test'], "unknown test 'no_such_test'"],
+    [['run', '-P', 'kvm.no_such=1'], "unknown parameter 'kvm.no_such'"],
+    [['run', '-P', 'kvm_intel.vpid=maybe'], "'maybe' is not a boolean"],
+    [['run', '-P', 'kvm_intel.ept=0'], 'shadow paging is not modelled'],
+    [['run', '--reporter', 'xml'], "unknown reporter 'xml'"],
+    [['run', '--reporter', 'constructor'], "unknown reporter 'constructor'"],
+    [['run', '--seed', '-1'], "Option '--seed'"],
+    [['run', '--seed', '4294967296'], '--seed takes a number'],
+    [['run', '--no-such'], "Unknown option '--no-such'"],
+    [['run', 'positional'], "Unexpected argument 'positional'"],
+    [['run', '-t', 'ucall_smoke_test', '--trace', '/no/such/folder/t'], '--trace /no/such/folder/t: ENOENT'],
+    [['run', '--', '-s', '2'], 'test options after -- need a test'],
+    [['list', 'x'], 'list takes no argument'],
+    [['run', '-t', 'memslot_perf_test', '--', '-s', 'abc'], 'strtol("abc") failed'],
+    [['run', '-t', 'memslot_perf_test', '--', '-s', '1'], 'Slot count cap must be larger than 1'],
+    [['run', '-t', 'memslot_perf_test', '--', '-f', '9'], 'First test to run cannot be greater'],
+    [['run', '-t', 'memslot_perf_test -e 2 -f 3'], 'First test to run cannot be greater'],
+    [['run', '-t', 'memslot_perf_test', '--', 'x'], "unexpected argument 'x'"],
+  ])('refuses %j with one line and exit code 2', async (argv, message) => {
+    expect(await main(argv)).toBe(2);
+    expect(err).toHaveLength(1);
+    expect(err[0]).toMatch(/^nestbed: [^\n]*\n$/);
+    expect(err[0]).toContain(message);
+    expect(out).toEqual([]);
+  });
+
+  it('shows help, a test’s own help, and its version', async () => {
+    expect(await main(['--help'])).toBe(0);
+    expect(out.join('')).toContain('nestbed run [-l] [-t TEST]');
+    expect(await main(['run', '-t', 'memslot_perf_test', '--', '-h'])).toBe(0);
+    expect(out.join('')).toContain('5: RW');
+    expect(await main(['--version'])).toBe(0);
+    expect(out.at(-1)).toMatch(/^\d+\.\d+\.\d+\n$/);
+  });
+
+  it('lists what is there and what would run', async () => {
+    expect(await main(['list'])).toBe(0);
+    expect(out.join('')).toContain('memslot_perf_test');
+    out = [];
+    expect(await main(['run', '-l', '-t', 'memslot_perf_test -s 512', '-t', 'ucall_smoke_test'])).toBe(0);
+    expect(out).toEqual(['memslot_perf_test -s 512\n', 'ucall_smoke_test\n']);
+  });
+
+  it('runs a test in each form of report', async () => {
+    expect(await main(['run', '-t', 'ucall_smoke_test'])).toBe(0);
+    expect(out.at(-1)).toBe('1 pass, 0 fail, 0 error, 0 skip\n');
+    out = [];
+    expect(await main(['run', '--reporter', 'ktap', '--seed', '7', '-t', 'ucall_smoke_test'])).toBe(0);
+    expect(out[0]).toBe('KTAP version 1\n');
+    expect(out).toContain('ok 1 ucall_smoke_test\n');
+    out = [];
+    expect(await main(['run', '--reporter', 'junit', '-t', 'ucall_smoke_test'])).toBe(0);
+    expect(out.join('')).toContain('<testsuites tests="1" failures="0" errors="0" skipped="0"');
+  });
+});
