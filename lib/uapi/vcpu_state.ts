@@ -59,6 +59,9 @@ export function kvmVcpuEvents(): KvmVcpuEvents {
   };
 }
 
+/** Argument of KVM_CAP_X2APIC_API. */
+export const KVM_X2APIC_API = { USE_32BIT_IDS: 0x1, DISABLE_BROADCAST_QUIRK: 0x2 } as const;
+
 /** Bytes of struct kvm_lapic_state. */
 export const KVM_APIC_REG_SIZE = 0x400;
 

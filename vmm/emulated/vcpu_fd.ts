@@ -103,7 +103,7 @@ export class EmulatedVcpuFd implements VcpuFd {
   }
   setLapic(state: KvmLapicState): void {
     this.#needApic('KVM_SET_LAPIC');
-    this.#loaded('KVM_SET_LAPIC', () => kvmApicSetState(this.vcpu, state));
+    this.#checked('KVM_SET_LAPIC', () => kvmApicSetState(this.vcpu, state));
   }
 
   getMpState(): KvmMpState {

@@ -181,6 +181,8 @@ export class KvmArch {
   mmuValidGen = 0;
   apicAccessMemslotEnabled = false;
   irqchipInKernel = false;
+  /** KVM_X2APIC_API_USE_32BIT_IDS: the x2APIC ID is whole in KVM_GET_LAPIC's image, not in bits 31:24. */
+  x2apicFormat = false;
   bspVcpuId = 0;
   /** KVM_MSR_EXIT_REASON.* */
   userSpaceMsrMask = 0;

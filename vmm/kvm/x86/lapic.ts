@@ -8,6 +8,7 @@ import { KVM_MP_STATE, KVM_APIC_REG_SIZE, type KvmLapicState } from '../../../li
 import { APIC_REG, APICBASE } from '../../../lib/x86/apic.ts';
 import { HrTimer } from '../../host/sched/hrtimer.ts';
 import { ApicBus } from '../../machine/apic/apic_bus.ts';
+import { x2apicLdr } from '../../machine/apic/apic_registers.ts';
 import { LocalApic, type ApicHost } from '../../machine/apic/local_apic.ts';
 import { BugError } from '../../machine/errors.ts';
 import type { Vcpu } from '../kvm_host.ts';
@@ -134,7 +135,7 @@ export function apicPageOffset(vcpu: Vcpu, address: number): number {
   return offset >= 0 && offset < 4096 ? offset : -1;
 }
 
-/** KVM_GET_LAPIC: the first KiB of the register page. In x2APIC mode the ICR is one 64-bit register in the image too. */
+/** KVM_GET_LAPIC: the first KiB of the register page. */
 export function kvmApicGetState(vcpu: Vcpu): KvmLapicState {
   const { apic } = vcpuApic(vcpu);
   const regs = new Uint8Array(KVM_APIC_REG_SIZE);
@@ -142,16 +143,24 @@ export function kvmApicGetState(vcpu: Vcpu): KvmLapicState {
   for (let offset = 0; offset < KVM_APIC_REG_SIZE; offset += 4)
     view.setInt32(offset, apic.register(offset), true);
   view.setInt32(APIC_REG.TMCCT, apic.timer.currentCount(), true);
+  if (apic.isX2apic() && !vcpu.kvm.arch.x2apicFormat) view.setInt32(APIC_REG.ID, vcpu.vcpuId << 24, true);
   return { regs };
 }
 
-/** KVM_SET_LAPIC. */
-export function kvmApicSetState(vcpu: Vcpu, state: KvmLapicState): void {
+/** KVM_SET_LAPIC; 1: refused. In x2APIC mode ID and LDR follow from the vCPU's id, whatever the image says. */
+export function kvmApicSetState(vcpu: Vcpu, state: KvmLapicState): number {
+  const { apic } = vcpuApic(vcpu);
   const image = new Int32Array(1024);
   const view = new DataView(state.regs.buffer, state.regs.byteOffset, state.regs.byteLength);
   for (let offset = 0; offset < KVM_APIC_REG_SIZE; offset += 4)
     image[offset >> 2] = view.getInt32(offset, true);
-  vcpuApic(vcpu).apic.restore(image);
+  if (apic.isX2apic()) {
+    if (vcpu.kvm.arch.x2apicFormat && image[APIC_REG.ID >> 2] !== vcpu.vcpuId) return 1;
+    image[APIC_REG.ID >> 2] = vcpu.vcpuId;
+    image[APIC_REG.LDR >> 2] = x2apicLdr(vcpu.vcpuId);
+  }
+  apic.restore(image);
+  return 0;
 }
 
 /** A vCPU that waits for INIT or SIPI does not run. */

@@ -8,7 +8,7 @@ import { ERRNO, KvmError } from '../../../lib/uapi/errno.ts';
 import type { KvmEnableCap } from '../../../lib/uapi/memory.ts';
 import { KVM_MSR_EXIT_REASON } from '../../../lib/uapi/cpuid_msr.ts';
 import { KVM_SYNC_X86 } from '../../../lib/uapi/run.ts';
-import { KVM_MP_STATE } from '../../../lib/uapi/vcpu_state.ts';
+import { KVM_MP_STATE, KVM_X2APIC_API } from '../../../lib/uapi/vcpu_state.ts';
 import { ApicBus } from '../../machine/apic/apic_bus.ts';
 import type { Cpu } from '../../machine/cpu/cpu.ts';
 import type { Steps } from '../../host/steps.ts';
@@ -31,6 +31,8 @@ const EXTENSIONS: Readonly<Record<number, number>> = {
   [KVM_CAP.XCRS]: 1,
   [KVM_CAP.GET_TSC_KHZ]: 1,
   [KVM_CAP.TSC_DEADLINE_TIMER]: 1,
+  // The broadcast quirk concerns MSIs, which are not modelled.
+  [KVM_CAP.X2APIC_API]: KVM_X2APIC_API.USE_32BIT_IDS,
   [KVM_CAP.USER_NMI]: 1,
   [KVM_CAP.EXCEPTION_PAYLOAD]: 1,
   [KVM_CAP.X86_TRIPLE_FAULT_EVENT]: 1,
@@ -113,6 +115,11 @@ export function kvmVmIoctlEnableCapX86(kvm: Kvm, cap: KvmEnableCap): boolean {
       return true;
     case KVM_CAP.X86_TRIPLE_FAULT_EVENT:
       kvm.arch.tripleFaultEvent = arg !== 0;
+      return true;
+    case KVM_CAP.X2APIC_API:
+      if ((arg & ~KVM_X2APIC_API.USE_32BIT_IDS) !== 0)
+        throw new KvmError('KVM_ENABLE_CAP', ERRNO.EINVAL, `KVM_CAP_X2APIC_API flags ${arg}`);
+      if (arg !== 0) kvm.arch.x2apicFormat = true;
       return true;
     case KVM_CAP.X86_USER_SPACE_MSR:
       if (

@@ -16,6 +16,9 @@ export const LVT_MASKS: Readonly<Record<number, number>> = {
 /** Offsets of the LVT entries. */
 export const LVT_REGS = Object.keys(LVT_MASKS).map(Number);
 
+/** The logical ID of an x2APIC: cluster and bit. SDM, "Deriving Logical x2APIC ID from the Local x2APIC ID". */
+export const x2apicLdr = (id: number): number => ((id >>> 4) << 16) | (1 << (id & 0xf));
+
 /** Whether the low word may be written to the x2APIC register; the ICR has its own path. */
 export function x2apicWriteAllowed(offset: number, lo: number): boolean {
   switch (offset) {

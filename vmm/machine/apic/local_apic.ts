@@ -17,7 +17,14 @@ import {
   X2APIC_ICR_RSVD,
 } from '../../../lib/x86/apic.ts';
 import type { ApicBus } from './apic_bus.ts';
-import { isApicReadable, LVT_MASKS, LVT_REGS, NR_LVT, x2apicWriteAllowed } from './apic_registers.ts';
+import {
+  isApicReadable,
+  LVT_MASKS,
+  LVT_REGS,
+  NR_LVT,
+  x2apicLdr,
+  x2apicWriteAllowed,
+} from './apic_registers.ts';
 import { ApicTimer } from './apic_timer.ts';
 import { ApicVectors } from './apic_vectors.ts';
 
@@ -356,7 +363,7 @@ export class LocalApic {
   #setId(): void {
     const id = this.#id;
     this.#set(APIC_REG.ID, this.isX2apic() ? id : id << 24);
-    if (this.isX2apic()) this.#set(APIC_REG.LDR, ((id >>> 4) << 16) | (1 << (id & 0xf)));
+    if (this.isX2apic()) this.#set(APIC_REG.LDR, x2apicLdr(id));
   }
 
   #latchErrors(): void {
