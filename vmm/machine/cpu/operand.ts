@@ -75,6 +75,13 @@ export function prepare(cpu: Cpu, lo: number, hi: number, size: number, access: 
   return true;
 }
 
+/** As prepare(), for an address that is translated already and does not cross a page. */
+export function setPrepared(s: Int32Array, hpa: number, size: number): void {
+  s[SCRATCH.HEAD] = size;
+  s[SCRATCH.HPA] = hpa;
+  s[SCRATCH.HPA + 1] = hpa / TWO_32;
+}
+
 /** prepare() for the memory operand of `x`. */
 export function prepareOperand(cpu: Cpu, x: DecodedInsn, size: number, kind: number): boolean {
   effectiveAddress(cpu, x);
@@ -90,7 +97,9 @@ function byteHpa(s: Int32Array, n: number): number {
   return (s[SCRATCH.HPA2]! >>> 0) + s[SCRATCH.HPA2 + 1]! * TWO_32 + n - head;
 }
 
-const isRam = (cpu: Cpu, hpa: number, size: number): boolean => hpa >= RAM_BASE && hpa + size <= cpu.mem.size;
+/** Whether `size` bytes at a host physical address are RAM. */
+export const isRam = (cpu: Cpu, hpa: number, size: number): boolean =>
+  hpa >= RAM_BASE && hpa + size <= cpu.mem.size;
 
 /** Read `size` (1, 2, 4, 8) prepared bytes, zero-extended, to s[out]. */
 export function readPrepared(cpu: Cpu, size: number, out: number): void {

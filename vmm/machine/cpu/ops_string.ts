@@ -2,7 +2,7 @@
 /**
  * String instructions. SDM, "MOVS", "STOS", "LODS", "CMPS", "SCAS", "REP". An iteration costs one COST.INSN; between
  * iterations the instruction can be interrupted, at the deadline or when something is pending, with RIP still at it.
- * Runs of MOVS and STOS inside a page that the fast TLB knows go in bulk.
+ * Runs of MOVS and STOS inside a page go in bulk.
  */
 import { COST } from '../cost/points.ts';
 import { spend } from '../cost/ledger.ts';
@@ -11,15 +11,18 @@ import type { DecodedInsn } from './decode/insn.ts';
 import { OP } from './decode/ops.ts';
 import { refetch } from './fetch.ts';
 import { arithFlags, FLAG_OP } from './flags.ts';
-import { FAST_TLB_ENTRIES } from '../layout.ts';
+import { RAM_BASE } from '../layout.ts';
 import { ACCESS } from '../mmu/access.ts';
+import { translate } from '../mmu/translate.ts';
 import { setLazy, subtract } from './ops_alu.ts';
 import {
   addSegmentBase,
   addTo,
+  isRam,
   prepare,
   readPrepared,
   readReg,
+  setPrepared,
   signExtend,
   writePrepared,
   writeReg,
@@ -87,15 +90,7 @@ function iterate(cpu: Cpu, x: DecodedInsn): boolean {
   return true;
 }
 
-/** Host physical address if the fast TLB allows the access at the byte s[ADDR], else -1. */
-function fastAddress(cpu: Cpu, tags: Int32Array): number {
-  const lo = cpu.s[ADDR]!;
-  const i = (lo >>> 12) & (FAST_TLB_ENTRIES - 1);
-  if (tags[i] !== (lo & -4096) || cpu.fast.hiTag[i] !== (cpu.s[ADDR + 1]! ^ cpu.s[S.CTX]!)) return -1;
-  return (lo + cpu.fast.addend[i]!) | 0;
-}
-
-const roomInPage = (hpa: number, size: number): number => Math.floor((4096 - (hpa & 0xfff)) / size);
+const roomInPage = (lo: number, size: number): number => Math.floor((4096 - (lo & 0xfff)) / size);
 
 function fill(cpu: Cpu, x: DecodedInsn, hpa: number, n: number): void {
   const { s, mem } = cpu;
@@ -104,41 +99,82 @@ function fill(cpu: Cpu, x: DecodedInsn, hpa: number, n: number): void {
     mem.u8.fill(lo & 0xff, hpa, hpa + n);
     return;
   }
-  const hi = x.size === 8 ? s[S.GPR + 1]! : lo;
   for (let k = 0; k < n * x.size; k += x.size) {
     if (x.size === 2) {
       mem.view.setUint16(hpa + k, lo & 0xffff, true);
     } else {
       mem.view.setInt32(hpa + k, lo, true);
-      if (x.size === 8) mem.view.setInt32(hpa + k + 4, hi, true);
+      if (x.size === 8) mem.view.setInt32(hpa + k + 4, s[S.GPR + 1]!, true);
     }
   }
 }
 
-/**
- * Do up to `limit` iterations of a forward MOVS or STOS whose pages the fast TLB knows; how many. Nothing in the bulk
- * touches the modelled TLB, so it is the same as one iteration after the other, fetches included.
- */
-function bulk(cpu: Cpu, x: DecodedInsn, limit: number): number {
-  const { s, mem } = cpu;
-  if (x.addressSize !== 8 || (s[S.RFLAGS_SYS]! & RFLAGS.DF) !== 0) return 0;
-  pointer(cpu, x, RDI);
-  const to = fastAddress(cpu, cpu.fast.writeTag);
-  if (to < 0) return 0;
-  let n = Math.min(limit, roomInPage(to, x.size));
-  if (x.op === OP.STOS) {
-    fill(cpu, x, to, n);
-  } else {
-    pointer(cpu, x, RSI);
-    const from = fastAddress(cpu, cpu.fast.readTag);
-    if (from < 0) return 0;
-    n = Math.min(n, roomInPage(from, x.size));
-    if (to > from && to < from + n * x.size) return 0; // the source changes under way
-    mem.u8.copyWithin(to, from, from + n * x.size);
-    advance(s, x, RSI, n);
+/** Copy element by element upwards: a destination inside of the source repeats it. */
+function copy(cpu: Cpu, x: DecodedInsn, from: number, to: number, n: number): void {
+  const { u8 } = cpu.mem;
+  const bytes = n * x.size;
+  if (to <= from || to >= from + bytes) {
+    u8.copyWithin(to, from, from + bytes);
+    return;
   }
+  for (let k = 0; k < bytes; k += x.size) u8.copyWithin(to + k, from + k, from + k + x.size);
+}
+
+/** Linear address of the next element, translated; -1: cpu.fault is set. */
+function elementAddress(cpu: Cpu, x: DecodedInsn, at: number, kind: number): number {
+  pointer(cpu, x, at);
+  return translate(cpu, cpu.s[ADDR]!, cpu.s[ADDR + 1]!, kind);
+}
+
+/** Whether the next iterations of a MOVS or STOS may be done together. */
+function canRun(cpu: Cpu, x: DecodedInsn): boolean {
+  const { s, mmu } = cpu;
+  if (x.op !== OP.MOVS && x.op !== OP.STOS) return false;
+  if (x.addressSize !== 8 || (s[S.RFLAGS_SYS]! & RFLAGS.DF) !== 0) return false;
+  if (mmu.policy === 'keep-nothing' || mmu.check !== 'off') return false;
+  return roomInPage(s[RDI]!, x.size) > 0 && (x.op === OP.STOS || roomInPage(sourceLow(cpu, x), x.size) > 0);
+}
+
+function sourceLow(cpu: Cpu, x: DecodedInsn): number {
+  pointer(cpu, x, RSI);
+  return cpu.s[ADDR]!;
+}
+
+/**
+ * Do up to `limit` iterations of a forward MOVS or STOS; how many, or -1: cpu.fault is set. Translates as the first
+ * iteration would. If that evicted nothing from the modelled TLB, the following iterations in these pages, and their
+ * fetches, would find all that they need there, so they are done at once; else only the first one is.
+ */
+function runOf(cpu: Cpu, x: DecodedInsn, limit: number): number {
+  const { s, mmu } = cpu;
+  const { evictions } = mmu.tlb;
+  const moves = x.op === OP.MOVS;
+  const from = moves ? elementAddress(cpu, x, RSI, ACCESS.READ) : RAM_BASE;
+  const sourceRoom = moves ? roomInPage(from, x.size) : limit;
+  if (from < 0) return -1;
+  const to = elementAddress(cpu, x, RDI, ACCESS.WRITE);
+  if (to < 0) return -1;
+  const isPlain = isRam(cpu, from, x.size) && isRam(cpu, to, x.size) && !cpu.code.hasCode(to >>> 12);
+  const n =
+    isPlain && evictions === mmu.tlb.evictions ? Math.min(limit, sourceRoom, roomInPage(to, x.size)) : 1;
+  if (isPlain && moves) copy(cpu, x, from, to, n);
+  else if (isPlain) fill(cpu, x, to, n);
+  else moveOne(cpu, x, from, to);
+  if (moves) advance(s, x, RSI, n);
   advance(s, x, RDI, n);
   return n;
+}
+
+/** One element between translated addresses, of which one is a device or holds code. */
+function moveOne(cpu: Cpu, x: DecodedInsn, from: number, to: number): void {
+  const { s } = cpu;
+  if (x.op === OP.STOS) readReg(s, RAX, x.size, A);
+  else {
+    setPrepared(s, from, x.size);
+    readPrepared(cpu, x.size, A);
+  }
+  setPrepared(s, to, x.size);
+  writePrepared(cpu, x.size, s[A]!, s[A + 1]!);
 }
 
 function remaining(s: Int32Array, x: DecodedInsn): number {
@@ -163,16 +199,12 @@ export function stringOp(cpu: Cpu, x: DecodedInsn, deadline: number): number {
   const { s, clock } = cpu;
   if (x.rep === 0) return iterate(cpu, x) ? DONE.NEXT : DONE.FAULT;
   if (remaining(s, x) === 0) return DONE.NEXT;
-  const canBulk = x.op === OP.MOVS || x.op === OP.STOS;
   const { generation } = cpu.code;
   const crosses = (s[S.RIP]! & 0xfff) + x.length > 4096;
   for (;;) {
     const limit = Math.min(remaining(s, x), Math.max(1, Math.ceil(deadline - clock[0]!)));
-    let n = canBulk && limit > 1 ? bulk(cpu, x, limit) : 0;
-    if (n === 0) {
-      if (!iterate(cpu, x)) return DONE.FAULT;
-      n = 1;
-    }
+    const n = canRun(cpu, x) ? runOf(cpu, x, limit) : iterate(cpu, x) ? 1 : -1;
+    if (n < 0) return DONE.FAULT;
     countDown(s, x, n);
     spend(cpu, COST.INSN, n);
     if (remaining(s, x) === 0 || endsEarly(s, x)) return DONE.REP;

@@ -99,7 +99,8 @@ function isDataFast(cpu: Cpu, lo: number, hi: number, kind: number): boolean {
 /** PUSH and CALL write the stack and may read elsewhere, POP and RET the other way round. */
 function usesStack(x: DecodedInsn, kind: number): boolean {
   if (x.seg === SEGN.SS) return true;
-  return kind === ACCESS.WRITE ? x.op === OP.PUSH || x.op === OP.CALL : x.op === OP.POP || x.op === OP.RET;
+  if (kind === ACCESS.WRITE) return x.op === OP.PUSH || x.op === OP.CALL || x.op === OP.CALL_IND;
+  return x.op === OP.POP || x.op === OP.RET;
 }
 
 /** The access faults; GP becomes SS if it was by way of the stack segment. */
