@@ -141,22 +141,22 @@ function sourceLow(cpu: Cpu, x: DecodedInsn): number {
 }
 
 /**
- * Do up to `limit` iterations of a forward MOVS or STOS; how many, or -1: cpu.fault is set. Translates as the first
+ * Do iterations of a forward MOVS or STOS up to the deadline; how many, or -1: cpu.fault is set. Translates as the first
  * iteration would. If that evicted nothing from the modelled TLB, the following iterations in these pages, and their
  * fetches, would find all that they need there, so they are done at once; else only the first one is.
  */
-function runOf(cpu: Cpu, x: DecodedInsn, limit: number): number {
+function runOf(cpu: Cpu, x: DecodedInsn, deadline: number): number {
   const { s, mmu } = cpu;
   const { evictions } = mmu.tlb;
   const moves = x.op === OP.MOVS;
   const from = moves ? elementAddress(cpu, x, RSI, ACCESS.READ) : RAM_BASE;
-  const sourceRoom = moves ? roomInPage(from, x.size) : limit;
   if (from < 0) return -1;
   const to = elementAddress(cpu, x, RDI, ACCESS.WRITE);
   if (to < 0) return -1;
   const isPlain = isRam(cpu, from, x.size) && isRam(cpu, to, x.size) && !cpu.code.hasCode(to >>> 12);
-  const n =
-    isPlain && evictions === mmu.tlb.evictions ? Math.min(limit, sourceRoom, roomInPage(to, x.size)) : 1;
+  const room = Math.min(moves ? roomInPage(from, x.size) : Infinity, roomInPage(to, x.size));
+  const limit = Math.min(remaining(s, x), Math.max(1, Math.ceil(deadline - cpu.clock[0]!)), room);
+  const n = isPlain && evictions === mmu.tlb.evictions ? limit : 1;
   if (isPlain && moves) copy(cpu, x, from, to, n);
   else if (isPlain) fill(cpu, x, to, n);
   else moveOne(cpu, x, from, to);
@@ -202,8 +202,7 @@ export function stringOp(cpu: Cpu, x: DecodedInsn, deadline: number): number {
   const { generation } = cpu.code;
   const crosses = (s[S.RIP]! & 0xfff) + x.length > 4096;
   for (;;) {
-    const limit = Math.min(remaining(s, x), Math.max(1, Math.ceil(deadline - clock[0]!)));
-    const n = canRun(cpu, x) ? runOf(cpu, x, limit) : iterate(cpu, x) ? 1 : -1;
+    const n = canRun(cpu, x) ? runOf(cpu, x, deadline) : iterate(cpu, x) ? 1 : -1;
     if (n < 0) return DONE.FAULT;
     countDown(s, x, n);
     spend(cpu, COST.INSN, n);
