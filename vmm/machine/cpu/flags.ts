@@ -3,6 +3,16 @@
  * Lazy arithmetic flags. An instruction records what it did (FLAG_OP) with its operands and result; the six flags are
  * computed when somebody asks. Operands and results of 8, 16 and 32 bits are kept sign-extended to 64: signed and
  * unsigned order survive sign extension, so one set of formulas serves all widths. SDM, "EFLAGS Register".
+ *
+ * Flags that the SDM leaves undefined are here:
+ *   AND OR XOR TEST            AF 0
+ *   SHL SHR SAR                AF 0; OF by the formula for count 1; CF 0 if SHL shifts by more than the width
+ *   ROL ROR RCL RCR            OF by the formula for count 1
+ *   SHLD SHRD                  AF 0; OF: the sign changed; 16 bits by more than 16: the destination comes in again
+ *   MUL IMUL                   SF ZF PF of the low half, AF 0
+ *   DIV IDIV                   unchanged
+ *   BT BTS BTR BTC             unchanged, but for CF
+ *   BSF BSR LZCNT TZCNT POPCNT 0, but for ZF and CF where defined; BSF and BSR of zero leave the destination
  */
 import { RFLAGS } from '../../../lib/x86/registers.ts';
 import type { Cpu } from './cpu.ts';
