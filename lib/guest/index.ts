@@ -24,5 +24,6 @@ export * from './guest_assert.ts';
 export { guest_vsnprintf } from './guest_sprintf.ts';
 export * from './image.ts';
 export * from './processor.ts';
+export * from './random.ts';
 export * from './string.ts';
 export * from './ucall.ts';

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /** Option parsing: getopt(3), and atoi_paranoid() of the selftests' test_util.c. */
 import { describe, expect, it } from 'vitest';
-import { atoiNonNegative, atoiParanoid, atoiPositive, getopt } from './getopt.ts';
+import { atoiNonNegative, atoiParanoid, atoiPositive, getopt, parseSize } from './getopt.ts';
 import { UsageError } from './test_util.ts';
 
 describe('getopt', () => {
@@ -56,5 +56,14 @@ describe('atoi', () => {
     expect(atoiPositive('x', '1')).toBe(1);
     expect(() => atoiNonNegative('First test', '-1')).toThrow("First test must be non-negative, got '-1'");
     expect(atoiNonNegative('x', '0')).toBe(0);
+  });
+});
+
+describe('parse_size', () => {
+  it('takes bytes, KiB, MiB and GiB', () => {
+    expect(['12', '0x10', '3k', '5M', '1g'].map(parseSize)).toEqual([12, 16, 3 << 10, 5 << 20, 2 ** 30]);
+  });
+  it.each(['', '0', '-1', '1T', 'M', '1.5G', '99999999999999999'])('refuses %j', (text) => {
+    expect(() => parseSize(text)).toThrow(new UsageError(`size '${text}' invalid`));
   });
 });

@@ -66,3 +66,12 @@ export function atoiNonNegative(name: string, text: string): number {
   if (value < 0) throw new UsageError(`${name} must be non-negative, got '${text}'`);
   return value;
 }
+
+/** parse_size(): a number of bytes, with suffix K, M or G. */
+export function parseSize(text: string): number {
+  const match = /^(0[xX][0-9a-fA-F]+|\d+)([kKmMgG]?)$/.exec(text);
+  const size =
+    match === null ? 0 : Number(match[1]!) * 1024 ** ' KMG'.indexOf((match[2]! || ' ').toUpperCase());
+  if (size <= 0 || !Number.isSafeInteger(size)) throw new UsageError(`size '${text}' invalid`);
+  return size;
+}
