@@ -24,7 +24,7 @@ function traceOf(seed: number, main: (host: EmulatedHost) => Steps<void>): strin
 
 const perf = await loadSelftest('memslot_perf_test');
 const runPerf = (host: EmulatedHost): Steps<void> =>
-  perf!.run({ backend: host, args: ['-s', '64', '-l', '0.001'], print: () => undefined });
+  perf!.run({ backend: host, args: ['-s', '64', '-l', '0.001', '-e', '0', '-v'], print: () => undefined });
 
 const randomCode = guestFn('random_code', [], (g) => {
   const value = g.asm({ out: { v: u64 }, emit: (a, r) => a.emit('rdrand', r.reg64('v')) }).v;

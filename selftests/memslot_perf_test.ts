@@ -40,11 +40,17 @@ function* execute(t: SelftestContext, args: TestArgs, test: Subtest): Steps<Test
   if (args.verbose) {
     const rest = layout.npages % layout.nslots;
     t.print(`Allowed number of memory slots: ${layout.nslots + 1}`);
-    t.print(`Adding slots 1..${layout.nslots}, each slot with ${layout.pagesPerSlot} pages + ${rest} extra pages last`);
+    t.print(
+      `Adding slots 1..${layout.nslots}, each slot with ${layout.pagesPerSlot} pages + ${rest} extra pages last`,
+    );
   }
   const { data, slotRuntimeNs } = yield* prepareVm(backend, layout, test.code);
   if (test.moves && args.disableSlotZapQuirk) {
-    yield* data.vm.fd.enableCap({ cap: KVM_CAP.DISABLE_QUIRKS2, flags: 0, args: [KVM_X86_QUIRK.SLOT_ZAP_ALL] });
+    yield* data.vm.fd.enableCap({
+      cap: KVM_CAP.DISABLE_QUIRKS2,
+      flags: 0,
+      args: [KVM_X86_QUIRK.SLOT_ZAP_ALL],
+    });
   }
   if (test.prepare !== undefined && !test.prepare(data)) {
     yield* kvmVmFree(data.vm);
@@ -73,7 +79,9 @@ const elapsed = (ns: number, seconds: number): boolean =>
   Number.isInteger(seconds) ? Math.floor(ns / SECOND_NS) >= seconds : ns >= seconds * SECOND_NS;
 
 function report(t: SelftestContext, result: TestResult): void {
-  t.print(`Test took ${timespec(result.slotRuntimeNs)} for slot setup + ${timespec(result.guestRuntimeNs)} all iterations`);
+  t.print(
+    `Test took ${timespec(result.slotRuntimeNs)} for slot setup + ${timespec(result.guestRuntimeNs)} all iterations`,
+  );
   if (result.nloops === 0) t.print('No full loops done - too short test time or system too loaded?');
   else t.print(`Done ${result.nloops} iterations, avg ${timespec(perIteration(result))} each`);
 }
@@ -84,7 +92,8 @@ function* runSubtest(t: SelftestContext, args: TestArgs, test: Subtest): Steps<T
   for (let run = 0; run < args.runs; run++) {
     const result = yield* execute(t, args, test);
     if ('maxSlots' in result) {
-      if (result.maxSlots > 0) t.print(`Memslot count too high for this test, decrease the cap (max is ${result.maxSlots})`);
+      if (result.maxSlots > 0)
+        t.print(`Memslot count too high for this test, decrease the cap (max is ${result.maxSlots})`);
       else t.print('Memslot count may be too high for this test, try adjusting the cap');
       break;
     }
@@ -95,7 +104,10 @@ function* runSubtest(t: SelftestContext, args: TestArgs, test: Subtest): Steps<T
 }
 
 const least = (results: readonly TestResult[], by: (r: TestResult) => number): TestResult | undefined =>
-  results.reduce<TestResult | undefined>((best, r) => (best === undefined || by(r) < by(best) ? r : best), undefined);
+  results.reduce<TestResult | undefined>(
+    (best, r) => (best === undefined || by(r) < by(best) ? r : best),
+    undefined,
+  );
 
 function* run(t: SelftestContext): Steps<void> {
   const args = parseTestArgs(t.args, NAMES);
@@ -106,13 +118,19 @@ function* run(t: SelftestContext): Steps<void> {
     t.print(`Testing ${test.name} performance with ${args.runs} runs, ${args.seconds} seconds each`);
     const results = yield* runSubtest(t, args, test);
     if (test.wholeArea) comparable.push(...results.filter((r) => r.nloops > 0));
-    const best = least(results.filter((r) => r.nloops > 0), perIteration);
+    const best = least(
+      results.filter((r) => r.nloops > 0),
+      perIteration,
+    );
     if (best !== undefined) {
-      t.print(`Best runtime result was ${timespec(perIteration(best))} per iteration (with ${best.nloops} iterations)`);
+      t.print(
+        `Best runtime result was ${timespec(perIteration(best))} per iteration (with ${best.nloops} iterations)`,
+      );
     }
   }
   const setup = least(comparable, (r) => r.slotRuntimeNs);
-  if (setup !== undefined) t.print(`Best slot setup time for the whole test area was ${timespec(setup.slotRuntimeNs)}`);
+  if (setup !== undefined)
+    t.print(`Best slot setup time for the whole test area was ${timespec(setup.slotRuntimeNs)}`);
 }
 
 export const selftest: Selftest = {
@@ -120,6 +138,6 @@ export const selftest: Selftest = {
   summary: 'time of memslot-heavy operations against a running guest, with up to 32763 slots',
   upstream: 'memslot_perf_test.c',
   checkArgs: (args) => void parseTestArgs(args, NAMES),
-  quickArgs: ['-s', '512', '-l', '0.01'],
+  quickArgs: ['-s', '8192', '-l', '0.02'],
   run,
 };

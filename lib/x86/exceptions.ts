@@ -38,6 +38,10 @@ export const PFERR = {
 
 /** Whether the exception pushes an error code. SDM, "Exception and Interrupt Reference". */
 export function hasErrorCode(vector: number): boolean {
-  return vector === VECTOR.DF || vector === VECTOR.AC || vector === VECTOR.CP
-    || (vector >= VECTOR.TS && vector <= VECTOR.PF);
+  return (
+    vector === VECTOR.DF ||
+    vector === VECTOR.AC ||
+    vector === VECTOR.CP ||
+    (vector >= VECTOR.TS && vector <= VECTOR.PF)
+  );
 }

@@ -1,7 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /** The guest halves of memslot_perf_test's sub-tests, and the area that guest and host share. */
 import {
-  at, bool, cmpxchg, guestFn, GUEST_ASSERT_EQ, GUEST_DONE, GUEST_SYNC, linkGuest, READ_ONCE, struct, u32, u64, WRITE_ONCE,
+  at,
+  bool,
+  cmpxchg,
+  guestFn,
+  GUEST_ASSERT_EQ,
+  GUEST_DONE,
+  GUEST_SYNC,
+  linkGuest,
+  READ_ONCE,
+  struct,
+  u32,
+  u64,
+  WRITE_ONCE,
   type GuestCode,
 } from '../../lib/guest/index.ts';
 
@@ -58,7 +70,11 @@ function writePages(g: GuestCode, from: number, to: number, value: bigint): void
   const step = g.local(u64, sync.f.guest_page_size);
   const v = g.local(u64, value);
   g.set(p, from);
-  g.for(p.lt(to), () => g.set(p, '+=', step), () => WRITE_ONCE(g, at(u64, p), v));
+  g.for(
+    p.lt(to),
+    () => g.set(p, '+=', step),
+    () => WRITE_ONCE(g, at(u64, p), v),
+  );
 }
 
 /** The frame of a sub-test: tell the host that the vCPU runs, wait for the start, work, say goodbye. */
@@ -66,7 +82,14 @@ function subtest(name: string, body: (g: GuestCode, perform: () => void) => void
   return guestFn(name, [], (g) => {
     GUEST_SYNC(g, 0);
     guestSpinUntilStart(g);
-    g.loop(() => body(g, () => g.if(() => guestPerformSync(g).lnot(), () => g.break())));
+    g.loop(() =>
+      body(g, () =>
+        g.if(
+          () => guestPerformSync(g).lnot(),
+          () => g.break(),
+        ),
+      ),
+    );
     GUEST_DONE(g);
   });
 }
@@ -82,7 +105,11 @@ const codeMove = guestFn('guest_code_test_memslot_move', [], (g) => {
   // No handshake: MMIO exits are so dear that the host would measure them instead of the moves.
   g.while(guestShouldExit().lnot(), () => {
     g.set(p, base);
-    g.for(p.lt(end), () => g.set(p, '+=', step), () => WRITE_ONCE(g, at(u64, p), value));
+    g.for(
+      p.lt(end),
+      () => g.set(p, '+=', step),
+      () => WRITE_ONCE(g, at(u64, p), value),
+    );
   });
   GUEST_DONE(g);
 });
@@ -109,11 +136,15 @@ const codeRw = subtest('guest_code_test_memslot_rw', (g, perform) => {
   const p = g.local(u64);
   const step = g.local(u64, sync.f.guest_page_size);
   g.set(p, MEM_TEST_GPA + PAGE / 2);
-  g.for(p.lt(MEM_TEST_GPA + MEM_TEST_SIZE), () => g.set(p, '+=', step), () => {
-    const value = g.let(at(u64, p));
-    GUEST_ASSERT_EQ(g, value, MEM_TEST_VAL_2);
-    g.set(at(u64, p), 0);
-  });
+  g.for(
+    p.lt(MEM_TEST_GPA + MEM_TEST_SIZE),
+    () => g.set(p, '+=', step),
+    () => {
+      const value = g.let(at(u64, p));
+      GUEST_ASSERT_EQ(g, value, MEM_TEST_VAL_2);
+      g.set(at(u64, p), 0);
+    },
+  );
   perform();
 });
 

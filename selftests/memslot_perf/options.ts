@@ -17,7 +17,14 @@ export interface TestArgs {
 }
 
 const DEFAULTS: Readonly<TestArgs> = {
-  tfirst: 0, tlast: -1, nslots: -1, seconds: 5, runs: 1, verbose: false, mapUnmapVerify: false, disableSlotZapQuirk: false,
+  tfirst: 0,
+  tlast: -1,
+  nslots: -1,
+  seconds: 5,
+  runs: 1,
+  verbose: false,
+  mapUnmapVerify: false,
+  disableSlotZapQuirk: false,
 };
 
 function help(names: readonly string[], args: TestArgs): string {
@@ -47,7 +54,8 @@ function parseSeconds(text: string): number {
 
 function parseSlots(text: string): number {
   const nslots = atoiParanoid(text);
-  if (nslots <= 1 && nslots !== -1) throw new UsageError('Slot count cap must be larger than 1 or -1 for no cap');
+  if (nslots <= 1 && nslots !== -1)
+    throw new UsageError('Slot count cap must be larger than 1 or -1 for no cap');
   return nslots;
 }
 

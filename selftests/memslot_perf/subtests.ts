@@ -6,8 +6,19 @@ import { MADV, type Steps } from '../../lib/kvm_util/backend.ts';
 import { vmMemRegionMove } from '../../lib/kvm_util/kvm_util.ts';
 import { TEST_ASSERT } from '../../lib/kvm_util/test_util.ts';
 import {
-  MEM_EXTRA_SIZE, MEM_SIZE, MEM_TEST_GPA, MEM_TEST_MAP_SIZE, MEM_TEST_MOVE_GPA_DEST, MEM_TEST_MOVE_SIZE, MEM_TEST_SIZE,
-  MEM_TEST_UNMAP_CHUNK_SIZE, MEM_TEST_UNMAP_SIZE, MEM_TEST_VAL_1, MEM_TEST_VAL_2, PAGE, type GuestCodeName,
+  MEM_EXTRA_SIZE,
+  MEM_SIZE,
+  MEM_TEST_GPA,
+  MEM_TEST_MAP_SIZE,
+  MEM_TEST_MOVE_GPA_DEST,
+  MEM_TEST_MOVE_SIZE,
+  MEM_TEST_SIZE,
+  MEM_TEST_UNMAP_CHUNK_SIZE,
+  MEM_TEST_UNMAP_SIZE,
+  MEM_TEST_VAL_1,
+  MEM_TEST_VAL_2,
+  PAGE,
+  type GuestCodeName,
 } from './guest.ts';
 import { movableArea, type VmData } from './vm_data.ts';
 
@@ -68,7 +79,10 @@ function* mapLoop(data: VmData, verify: boolean): Steps<void> {
 
 function* unmapLoop(data: VmData, verify: boolean, chunk: number): Steps<void> {
   const half = MEM_TEST_UNMAP_SIZE / PAGE / 2;
-  for (const [first, value] of [[0, MEM_TEST_VAL_1], [half, MEM_TEST_VAL_2]] as const) {
+  for (const [first, value] of [
+    [0, MEM_TEST_VAL_1],
+    [half, MEM_TEST_VAL_2],
+  ] as const) {
     yield* data.performSync();
     if (verify) mapUnmapCheck(data, first, value);
     for (let page = first; page < first + half; page += chunk) yield* doUnmap(data, page, chunk);

@@ -6,12 +6,27 @@ import { KVM_CAP } from '../../lib/uapi/capabilities.ts';
 import { KVM_EXIT } from '../../lib/uapi/run.ts';
 import { UCALL } from '../../lib/guest/ucall.ts';
 import type { Backend, Steps, Thread } from '../../lib/kvm_util/backend.ts';
-import { addrGpa2hva, type KvmVcpu, type KvmVm, vmPhyPagesAlloc, vmUserspaceMemRegionAdd } from '../../lib/kvm_util/kvm_util.ts';
+import {
+  addrGpa2hva,
+  type KvmVcpu,
+  type KvmVm,
+  vmPhyPagesAlloc,
+  vmUserspaceMemRegionAdd,
+} from '../../lib/kvm_util/kvm_util.ts';
 import { TEST_ASSERT } from '../../lib/kvm_util/test_util.ts';
 import { getUcall, reportGuestAssert, vcpuRun } from '../../lib/kvm_util/ucall_common.ts';
 import { vmCreateWithOneVcpu } from '../../lib/kvm_util/vm_create.ts';
 import { virtMap } from '../../lib/kvm_util/x86/page_table.ts';
-import { GUEST_CODE, linkMemslotPerf, MEM_GPA, MEM_SYNC_GPA, MEM_TEST_MOVE_SIZE, PAGE, SyncArea, type GuestCodeName } from './guest.ts';
+import {
+  GUEST_CODE,
+  linkMemslotPerf,
+  MEM_GPA,
+  MEM_SYNC_GPA,
+  MEM_TEST_MOVE_SIZE,
+  PAGE,
+  SyncArea,
+  type GuestCodeName,
+} from './guest.ts';
 
 const SECOND_NS = 1e9;
 const READY_TIMEOUT_NS = 2 * SECOND_NS;
@@ -59,7 +74,10 @@ export class VmData {
     const slot = Math.min(Math.floor(page / this.pagesPerSlot), this.nslots - 1);
     const first = slot * this.pagesPerSlot;
     const slotPages = slot === this.nslots - 1 ? this.npages - first : this.pagesPerSlot;
-    return { hva: hva(this.#hvaSlots[slot]! + offset - first * PAGE), remainingPages: slotPages - (page - first) };
+    return {
+      hva: hva(this.#hvaSlots[slot]! + offset - first * PAGE),
+      remainingPages: slotPages - (page - first),
+    };
   }
 
   /** vm_slot2gpa(). */
@@ -105,7 +123,10 @@ export class VmData {
     const { memory, threads } = this.backend;
     const aligned = hva(flag - (flag % 4));
     const shift = (flag % 4) * 8;
-    const lowered = yield* threads.spinUntil(() => ((memory.readU32(aligned) >>> shift) & 0xff) === 0, SYNC_TIMEOUT_NS);
+    const lowered = yield* threads.spinUntil(
+      () => ((memory.readU32(aligned) >>> shift) & 0xff) === 0,
+      SYNC_TIMEOUT_NS,
+    );
     TEST_ASSERT(lowered, 'the guest did not answer within 10 seconds (SIGALRM)');
   }
 
@@ -165,7 +186,11 @@ export function* prepareVm(
 ): Steps<{ data: VmData; slotRuntimeNs: number }> {
   const image = linkMemslotPerf();
   const entry = image.addressOf(GUEST_CODE[code]);
-  const [vm, vcpu] = yield* vmCreateWithOneVcpu(backend, { image, entry, extraPages: tablePages(layout.npages) });
+  const [vm, vcpu] = yield* vmCreateWithOneVcpu(backend, {
+    image,
+    entry,
+    extraPages: tablePages(layout.npages),
+  });
   const slotPages = (i: number): number =>
     i === layout.nslots - 1 ? layout.npages - i * layout.pagesPerSlot : layout.pagesPerSlot;
   const began = backend.threads.nowNs();
