@@ -3,6 +3,7 @@
 import { aluKernel, callKernel, mixedKernel, pageTouchKernel, type CpuKernel } from './cpu_kernels.ts';
 import { seconds, type Benchmark } from './measure.ts';
 import { mapPassSeconds, slotMoveUs, slotSetupMs } from './memslot_kernels.ts';
+import { vitestRatio } from './vitest_ratio.ts';
 import { vmxRoundTrips } from './vmx_kernels.ts';
 
 const MIPS_INSNS = 30_000_000;
@@ -41,6 +42,7 @@ export const BENCHMARKS: readonly Benchmark[] = [
   { name: 'cpu.call.mips', unit: 'MIPS', goal: { value: 100, better: 'higher' }, run: mips(callKernel) },
   { name: 'cpu.touch.mips', unit: 'MIPS', goal: { value: 90, better: 'higher' }, run: mips(pageTouchKernel) },
   { name: 'cpu.mixed.mips', unit: 'MIPS', run: mips(mixedKernel) },
+  { name: 'cpu.alu.vitest_ratio', unit: 'ratio', goal: { value: 0.5, better: 'higher' }, run: vitestRatio },
   { name: 'vmx.roundtrip.per_s', unit: '1/s', goal: { value: 1e6, better: 'higher' }, run: () => vmxRoundTrips('cpuid', 500_000, () => performance.now()).perSecond },
   { name: 'memslot.setup_8192.ms', unit: 'ms', goal: { value: 50, better: 'lower' }, run: () => slotSetupMs(8192) },
   { name: 'memslot.setup_32763.ms', unit: 'ms', goal: { value: 250, better: 'lower' }, run: () => slotSetupMs(32763) },

@@ -23,7 +23,7 @@ interface Import {
 
 const root = resolve(import.meta.dirname, '../..');
 const layers = JSON.parse(readFileSync(join(root, 'docs/layers.json'), 'utf8')) as Layers;
-const folders = ['lib', 'vmm', 'harness', 'selftests', 'bench', 'examples'];
+const folders = ['lib', 'vmm', 'harness', 'selftests', 'bench'];
 
 const listing = (folder: string): string[] =>
   readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })

@@ -9,7 +9,7 @@ import { describe, expect, it } from 'vitest';
 
 const root = resolve(import.meta.dirname, '../..');
 const read = (file: string): string => readFileSync(join(root, file), 'utf8');
-const files = ['lib', 'vmm', 'harness', 'selftests', 'bench', 'examples'].flatMap((folder) =>
+const files = ['lib', 'vmm', 'harness', 'selftests', 'bench'].flatMap((folder) =>
   readdirSync(join(root, folder), { recursive: true, encoding: 'utf8' })
     .filter((f) => /\.(ts|js)$/.test(f))
     .map((f) => `${folder}/${f}`),
