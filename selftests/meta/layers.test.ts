@@ -31,10 +31,10 @@ const listing = (folder: string): string[] =>
     .map((f) => `${folder}/${f}`);
 const files = folders.flatMap(listing);
 
-/** The longest room name that is the file or a folder above it. */
+/** The longest room name that is the file, the file that it tests, or a folder above it. */
 const roomOf = (file: string): string | undefined =>
   Object.keys(layers.rooms)
-    .filter((room) => file === room || file.startsWith(`${room}/`))
+    .filter((room) => file.replace('.test.ts', '.ts') === room || file.startsWith(`${room}/`))
     .sort((a, b) => b.length - a.length)[0];
 
 /** Static imports of one source text; a declaration whose names are all types counts as type-only. */
