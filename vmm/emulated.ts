@@ -124,7 +124,13 @@ function runMain(
   };
   const task = host.sched.spawn('main', guarded(), { process: mm });
   // The process ends with its main thread, as after exit().
-  host.sched.run(() => beat() || !task.alive);
+  try {
+    host.sched.run(() => beat() || !task.alive);
+  } catch (error) {
+    // A task that fails inside the kernel also ends with locks held: the first error is the story.
+    if (outcome.failed) throw outcome.error;
+    throw threads.unjoinedError()?.error ?? error;
+  }
   if (outcome.failed) throw outcome.error;
   const left = threads.unjoinedError();
   if (left !== undefined) throw left.error;
