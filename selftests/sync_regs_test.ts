@@ -2,7 +2,7 @@
 /**
  * KVM_CAP_SYNC_REGS: register sets in kvm_run, asked for by kvm_valid_regs and taken over by kvm_dirty_regs. After
  * x86/sync_regs_test.c of the KVM selftests. Adds to upstream: SREGS and events are compared field by field, refused sets
- * change nothing. Upstream's racing threads become writes between KVM_RUNs, in every order in which one can be cut short.
+ * change nothing, and before upstream's racing threads come their writes in single steps between KVM_RUNs.
  */
 import type { Selftest, SelftestContext } from '../harness/api.ts';
 import { KVM_CAP } from '../lib/uapi/capabilities.ts';

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /**
  * The local APIC's registers as guest and userspace see them: ICR read-back in both modes, the APIC ID across modes. After
- * x86/xapic_state_test.c of the KVM selftests. Adds to upstream: the local vector
- * table, the IDs that KVM_SET_LAPIC refuses or ignores, and what KVM_CAP_X2APIC_API refuses.
+ * x86/xapic_state_test.c of the KVM selftests. Adds to upstream: the local vector table, the IDs that
+ * KVM_SET_LAPIC refuses or ignores, and what KVM_CAP_X2APIC_API refuses.
  */
 import type { Selftest, SelftestContext } from '../harness/api.ts';
 import type { Steps } from '../lib/kvm_util/backend.ts';
