@@ -7,18 +7,14 @@ import type { KvmCpuidEntry2, KvmMsrEntry } from '../../lib/uapi/cpuid_msr.ts';
 import type { KvmEnableCap } from '../../lib/uapi/memory.ts';
 import type { KvmDebugregs, KvmRegs, KvmSregs, KvmXcrs } from '../../lib/uapi/regs.ts';
 import type { KvmRun } from '../../lib/uapi/run.ts';
-import {
-  KVM_MP_STATE,
-  type KvmLapicState,
-  type KvmMpState,
-  type KvmVcpuEvents,
-} from '../../lib/uapi/vcpu_state.ts';
+import type { KvmLapicState, KvmMpState, KvmVcpuEvents } from '../../lib/uapi/vcpu_state.ts';
 import type { Vcpu } from '../kvm/kvm_host.ts';
 import { kvmVcpuIoctlRun, vcpuLoad, vcpuPut } from '../kvm/kvm_main.ts';
 import { kvmVcpuIoctlGetStatsFd } from '../kvm/stats.ts';
 import { kvmSetCpuid2 } from '../kvm/x86/cpuid.ts';
 import { kvmApicGetState, kvmApicSetState, lapicInKernel } from '../kvm/x86/lapic.ts';
-import { kvmInjectNmi } from '../kvm/x86/mp_state.ts';
+import { kvmApicAcceptEvents, kvmInjectNmi, kvmSetMpState } from '../kvm/x86/mp_state.ts';
+import { kvmGetMsr, kvmSetMsr } from '../kvm/x86/msr.ts';
 import { kvmGetRegs, kvmGetSregs, kvmIoctlInterrupt, kvmSetRegs, kvmSetSregs } from '../kvm/x86/regs.ts';
 import {
   kvmGetDebugregs,
@@ -74,7 +70,7 @@ export class EmulatedVcpuFd implements VcpuFd {
       const out: KvmMsrEntry[] = [];
       for (const index of indices) {
         const entry = { index, data: 0n };
-        if (this.vcpu.kvm.module.ops.getMsr(this.vcpu, entry, 'host') !== 0) break;
+        if (kvmGetMsr(this.vcpu, entry, 'host') !== 0) break;
         out.push(entry);
       }
       return out;
@@ -83,9 +79,7 @@ export class EmulatedVcpuFd implements VcpuFd {
 
   setMsrs(entries: readonly KvmMsrEntry[]): number {
     return this.#loaded('KVM_SET_MSRS', () => {
-      const failed = entries.findIndex(
-        (e) => this.vcpu.kvm.module.ops.setMsr(this.vcpu, { ...e }, 'host') !== 0,
-      );
+      const failed = entries.findIndex((e) => kvmSetMsr(this.vcpu, { ...e }, 'host') !== 0);
       return failed < 0 ? entries.length : failed;
     });
   }
@@ -107,15 +101,13 @@ export class EmulatedVcpuFd implements VcpuFd {
   }
 
   getMpState(): KvmMpState {
-    return { mp_state: this.vcpu.arch.mpState };
+    return this.#loaded('KVM_GET_MP_STATE', () => {
+      kvmApicAcceptEvents(this.vcpu);
+      return { mp_state: this.vcpu.arch.mpState };
+    });
   }
   setMpState(state: KvmMpState): void {
-    const known = (Object.values(KVM_MP_STATE) as number[]).includes(state.mp_state);
-    const runnable = state.mp_state === KVM_MP_STATE.RUNNABLE;
-    if (!known || (!lapicInKernel(this.vcpu) && !runnable)) {
-      throw new KvmError('KVM_SET_MP_STATE', ERRNO.EINVAL, `mp_state ${state.mp_state}`);
-    }
-    this.vcpu.arch.mpState = state.mp_state;
+    this.#checked('KVM_SET_MP_STATE', () => kvmSetMpState(this.vcpu, state.mp_state));
   }
 
   getVcpuEvents(): KvmVcpuEvents {

@@ -5,9 +5,11 @@
  * guest yet: its instructions are undefined.
  */
 import { KVM_EXIT, KVM_INTERNAL_ERROR } from '../../../lib/uapi/run.ts';
+import { KVM_X86_QUIRK } from '../../../lib/uapi/memory.ts';
+import { X86_FEATURE } from '../../../lib/x86/cpuid.ts';
 import { KVM_MP_STATE } from '../../../lib/uapi/vcpu_state.ts';
 import { VECTOR, PFERR } from '../../../lib/x86/exceptions.ts';
-import { CR0, DR7, GPR } from '../../../lib/x86/registers.ts';
+import { CR0, DR6, DR7, GPR } from '../../../lib/x86/registers.ts';
 import { CPU_BASED } from '../../../lib/x86/vmx/controls.ts';
 import {
   CR_QUAL,
@@ -45,11 +47,13 @@ import {
 } from '../x86/cache_regs.ts';
 import { kvmSetCr0, kvmSetCr3, kvmSetCr4, kvmSetCr8, kvmSetXcr } from '../x86/cr.ts';
 import { kvmEmulateCpuid } from '../x86/cpuid.ts';
+import { guestHas } from '../x86/cpuid_entry.ts';
 import { kvmGetDr, kvmSetDr } from '../x86/dr.ts';
 import { kvmEmulateInstruction } from '../x86/emulate.ts';
 import { kvmPrepareEventVectoringExit } from '../x86/event_vectoring.ts';
-import { kvmInjectGp, kvmQueueException, kvmQueueExceptionE } from '../x86/events.ts';
-import { kvmLapicGetCr8 } from '../x86/lapic.ts';
+import { kvmInjectGp, kvmQueueDebugException, kvmQueueException, kvmQueueExceptionE } from '../x86/events.ts';
+import { kvmLapicGetCr8, lapicInKernel } from '../x86/lapic.ts';
+import { kvmCompleteInsnGp, kvmSkipEmulatedInstruction } from '../x86/skip.ts';
 import { kvmHandleGpaFault } from '../x86/page_fault.ts';
 import { kvmFastPio } from '../x86/pio.ts';
 import { kvmEmulateRdmsr, kvmEmulateWrmsr } from '../x86/msr.ts';
@@ -80,10 +84,9 @@ function handleExceptionNmi(vcpu: Vcpu): number {
     kvmQueueException(vcpu, VECTOR.UD);
     return 1;
   }
+  if ((toVmx(vcpu).exit.idtVectoring & INTR_INFO.VALID_MASK) !== 0) return simultaneousExceptions(vcpu, info);
   if (vector === VECTOR.DB && vcpu.arch.guestDebug === 0) {
-    vcpu.arch.dr6 = (vcpu.arch.dr6 & ~0xf) | (qualification(vcpu) & 0xe00f);
-    vcpu.arch.dr7 &= ~DR7.GD;
-    kvmQueueException(vcpu, VECTOR.DB);
+    kvmQueueDebugException(vcpu, qualification(vcpu));
     return 1;
   }
   if (vector === VECTOR.AC) {
@@ -95,6 +98,18 @@ function handleExceptionNmi(vcpu: Vcpu): number {
   run.ex.exception = vector;
   run.ex.error_code =
     (info & INTR_INFO.DELIVER_CODE_MASK) === 0 ? 0 : vmread32(cpu, VMCS_INFO.VM_EXIT_INTR_ERROR_CODE);
+  return 0;
+}
+
+/** An intercepted exception during the delivery of another event: KVM_INTERNAL_ERROR_SIMUL_EX. */
+function simultaneousExceptions(vcpu: Vcpu, info: number): number {
+  const { run } = vcpu;
+  const error = vmread32(vmxCpu(vcpu), VMCS_INFO.VM_EXIT_INTR_ERROR_CODE);
+  const words = [toVmx(vcpu).exit.idtVectoring, info, error, vcpu.arch.lastVmentryCpu];
+  run.exit_reason = KVM_EXIT.INTERNAL_ERROR;
+  run.internal.suberror = KVM_INTERNAL_ERROR.SIMUL_EX;
+  run.internal.ndata = words.length;
+  for (const [i, word] of words.entries()) run.internal.data[i] = BigInt(word >>> 0);
   return 0;
 }
 
@@ -149,38 +164,41 @@ function handleCr(vcpu: Vcpu): MaybeSteps<number> {
       const value = cr === 3 ? kvmReadCr3(vcpu) : kvmLapicGetCr8(vcpu);
       if (trace.on[TP.KVM_CR] !== 0) trace.record(TP.KVM_CR, 0, cr, value);
       kvmRegisterWrite(vcpu, reg, value | 0, Math.floor(value / 2 ** 32));
-      return vmxSkipEmulatedInstruction(vcpu);
+      return kvmSkipEmulatedInstruction(vcpu);
     }
     case CR_QUAL.TYPE_CLTS:
-      return completeCr(vcpu, kvmSetCr0(vcpu, BigInt(kvmReadCr0(vcpu) & ~CR0.TS) & 0xffff_ffffn));
+      return kvmCompleteInsnGp(vcpu, kvmSetCr0(vcpu, BigInt((kvmReadCr0(vcpu) & ~CR0.TS) >>> 0)));
     default: {
       const msw = (qual >>> CR_QUAL_LMSW_SOURCE_SHIFT) & 0xf;
       // LMSW can set PE but not clear it.
       const keep = kvmReadCr0(vcpu) & ~(CR0.MP | CR0.EM | CR0.TS);
-      return completeCr(vcpu, kvmSetCr0(vcpu, BigInt((keep | msw) >>> 0)));
+      return kvmCompleteInsnGp(vcpu, kvmSetCr0(vcpu, BigInt((keep | msw) >>> 0)));
     }
   }
-}
-
-/** kvm_complete_insn_gp(): a refused value is the guest's fault. */
-function completeCr(vcpu: Vcpu, err: number): number {
-  if (err === 0) return vmxSkipEmulatedInstruction(vcpu);
-  kvmInjectGp(vcpu, 0);
-  return 1;
 }
 
 function movToCr(vcpu: Vcpu, cr: number, reg: number): number {
   const value = kvmRegisterRead(vcpu, reg);
   switch (cr) {
     case 0:
-      return completeCr(vcpu, kvmSetCr0(vcpu, value));
+      return kvmCompleteInsnGp(vcpu, kvmSetCr0(vcpu, value));
     case 3:
-      return completeCr(vcpu, kvmSetCr3(vcpu, value));
+      return kvmCompleteInsnGp(vcpu, kvmSetCr3(vcpu, value));
     case 4:
-      return completeCr(vcpu, kvmSetCr4(vcpu, value));
+      return kvmCompleteInsnGp(vcpu, kvmSetCr4(vcpu, value));
     default:
-      return completeCr(vcpu, kvmSetCr8(vcpu, value));
+      return movToCr8(vcpu, value);
   }
+}
+
+/** Userspace with an APIC of its own learns of a lower TPR: an interrupt may be deliverable now. */
+function movToCr8(vcpu: Vcpu, value: bigint): number {
+  const before = kvmLapicGetCr8(vcpu);
+  const err = kvmSetCr8(vcpu, value);
+  const r = kvmCompleteInsnGp(vcpu, err);
+  if (err !== 0 || lapicInKernel(vcpu) || before <= Number(value)) return r;
+  vcpu.run.exit_reason = KVM_EXIT.SET_TPR;
+  return 0;
 }
 
 /** handle_dr(). */
@@ -188,16 +206,21 @@ function handleDr(vcpu: Vcpu): number {
   const qual = qualification(vcpu);
   const dr = qual & DR_QUAL.DR_MASK;
   const reg = (qual & DR_QUAL.REG_MASK) >> DR_QUAL_REG_SHIFT;
+  // The exit comes before the general-detect fault, which is left to L0.
+  if ((vcpu.arch.dr7 & DR7.GD) !== 0) {
+    kvmQueueDebugException(vcpu, DR6.BD);
+    return 1;
+  }
   if ((qual & DR_QUAL.MOV_FROM_DR) !== 0) {
     const value = kvmGetDr(vcpu, dr);
     kvmRegisterWrite(vcpu, reg, low(value), high(value));
-    return vmxSkipEmulatedInstruction(vcpu);
+    return kvmSkipEmulatedInstruction(vcpu);
   }
-  return completeCr(vcpu, kvmSetDr(vcpu, dr, kvmRegisterRead(vcpu, reg)));
+  return kvmCompleteInsnGp(vcpu, kvmSetDr(vcpu, dr, kvmRegisterRead(vcpu, reg)));
 }
 
 function handleHlt(vcpu: Vcpu): MaybeSteps<number> {
-  vmxSkipEmulatedInstruction(vcpu);
+  kvmSkipEmulatedInstruction(vcpu);
   return kvmEmulateHaltNoskip(vcpu);
 }
 
@@ -212,17 +235,23 @@ function kvmEmulateHaltNoskip(vcpu: Vcpu): number {
   return 0;
 }
 
-/** A hypercall: none is offered, -KVM_ENOSYS in RAX. */
+/** Linux's KVM_EPERM and KVM_ENOSYS, and the one hypercall that does nothing. */
+const KVM_HC = { VAPIC_POLL_IRQ: 1, EPERM: 1, ENOSYS: 1000 } as const;
+
+/** kvm_emulate_hypercall(): no paravirtual feature is offered, and user mode may not call at all. */
 function handleVmcall(vcpu: Vcpu): number {
-  const { trace } = vcpu.kvm.module;
+  const { trace, ops } = vcpu.kvm.module;
   if (trace.on[TP.KVM_HYPERCALL] !== 0) {
     const arg = (n: number): bigint => kvmRegisterRead(vcpu, n);
     trace.record(TP.KVM_HYPERCALL, arg(GPR.RAX), arg(GPR.RBX), arg(GPR.RCX), arg(GPR.RDX), arg(GPR.RSI));
   }
   vcpu.stat.hypercalls++;
   spend(vmxCpu(vcpu), COST.HYPERCALL);
-  kvmRegisterWrite(vcpu, GPR.RAX, -1000, -1);
-  return vmxSkipEmulatedInstruction(vcpu);
+  const nr = kvmRegisterRead(vcpu, GPR.RAX);
+  const known = nr === BigInt(KVM_HC.VAPIC_POLL_IRQ);
+  const ret = ops.getCpl(vcpu) !== 0 ? -KVM_HC.EPERM : known ? 0 : -KVM_HC.ENOSYS;
+  kvmRegisterWrite(vcpu, GPR.RAX, ret, ret >> 31);
+  return kvmSkipEmulatedInstruction(vcpu);
 }
 
 function undefinedInsn(vcpu: Vcpu): number {
@@ -230,7 +259,14 @@ function undefinedInsn(vcpu: Vcpu): number {
   return 1;
 }
 
-const skip: Handler = (vcpu) => vmxSkipEmulatedInstruction(vcpu);
+const skip: Handler = (vcpu) => kvmSkipEmulatedInstruction(vcpu);
+
+/** kvm_emulate_monitor_mwait(): a NOP, unless userspace switched that quirk off. */
+const monitorMwait: Handler = (vcpu) =>
+  (vcpu.kvm.arch.disabledQuirks & KVM_X86_QUIRK.MWAIT_NEVER_UD_FAULTS) !== 0 &&
+  !guestHas(vcpu, X86_FEATURE.MWAIT)
+    ? undefinedInsn(vcpu)
+    : kvmSkipEmulatedInstruction(vcpu);
 
 /** handle_ept_violation(): the qualification becomes a page-fault error code. */
 function handleEptViolation(vcpu: Vcpu): MaybeSteps<number> {
@@ -273,7 +309,7 @@ function handleXsetbv(vcpu: Vcpu): number {
   const index = kvmRegisterRead32(vcpu, GPR.RCX);
   const value = kvmRegisterRead32(vcpu, GPR.RAX);
   const upper = kvmRegisterRead32(vcpu, GPR.RDX);
-  return completeCr(vcpu, kvmSetXcr(vcpu, index, (BigInt(upper) << 32n) | BigInt(value)));
+  return kvmCompleteInsnGp(vcpu, kvmSetXcr(vcpu, index, (BigInt(upper) << 32n) | BigInt(value)));
 }
 
 /** Handlers by basic exit reason. */
@@ -311,8 +347,8 @@ const HANDLERS: Readonly<Record<number, Handler>> = {
   [EXIT_REASON.EPT_VIOLATION]:       handleEptViolation,
   [EXIT_REASON.EPT_MISCONFIG]:       handleEptMisconfig,
   [EXIT_REASON.PAUSE_INSTRUCTION]:   skip,
-  [EXIT_REASON.MWAIT_INSTRUCTION]:   undefinedInsn,
-  [EXIT_REASON.MONITOR_INSTRUCTION]: undefinedInsn,
+  [EXIT_REASON.MWAIT_INSTRUCTION]:   monitorMwait,
+  [EXIT_REASON.MONITOR_INSTRUCTION]: monitorMwait,
   [EXIT_REASON.PREEMPTION_TIMER]:    handlePreemptionTimer,
 };
 
@@ -337,13 +373,13 @@ export function vmxHandleExit(vcpu: Vcpu): MaybeSteps<number> {
     run.fail_entry.hardware_entry_failure_reason = BigInt(
       vmread32(vmxCpu(vcpu), VMCS_INFO.VM_INSTRUCTION_ERROR),
     );
-    run.fail_entry.cpu = vmxCpu(vcpu).id;
+    run.fail_entry.cpu = vcpu.arch.lastVmentryCpu;
     return 0;
   }
   if ((reason & VMX_EXIT_REASONS.FAILED_VMENTRY) !== 0) {
     run.exit_reason = KVM_EXIT.FAIL_ENTRY;
     run.fail_entry.hardware_entry_failure_reason = BigInt(reason);
-    run.fail_entry.cpu = vmxCpu(vcpu).id;
+    run.fail_entry.cpu = vcpu.arch.lastVmentryCpu;
     return 0;
   }
   if ((vmx.exit.idtVectoring & INTR_INFO.VALID_MASK) !== 0 && !VECTORING_EXITS.has(reason & 0xffff))

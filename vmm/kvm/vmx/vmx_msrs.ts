@@ -83,11 +83,9 @@ export function vmxSetMsr(vcpu: Vcpu, msr: KvmMsrEntry, by: MsrBy): number {
     vmwrite32(vmxCpu(vcpu), VMCS_GUEST.SYSENTER_CS, low(msr.data));
     return 0;
   }
-  if (msr.index === MSR.IA32_CR_PAT && kvmSetMsrCommon(vcpu, msr, by) === 0) {
-    vmwrite64(vmxCpu(vcpu), VMCS_GUEST.IA32_PAT, msr.data);
-    return 0;
-  }
-  return kvmSetMsrCommon(vcpu, msr, by);
+  const r = kvmSetMsrCommon(vcpu, msr, by);
+  if (r === 0 && msr.index === MSR.IA32_CR_PAT) vmwrite64(vmxCpu(vcpu), VMCS_GUEST.IA32_PAT, msr.data);
+  return r;
 }
 
 /** kvm_set_user_return_msr(): the guest's values go into the processor, unless they are there from its last run. */

@@ -76,12 +76,13 @@ export function vmxGetSegment(vcpu: Vcpu, seg: number, out: KvmSegment): void {
 
 /** vmx_segment_access_rights(). */
 function accessRights(seg: KvmSegment): number {
-  if (seg.unusable !== 0 || seg.present === 0) return AR.UNUSABLE;
+  // An unusable segment keeps its other bits: SS's DPL is the CPL.
   return (
+    (seg.unusable !== 0 || seg.present === 0 ? AR.UNUSABLE : 0) |
     (seg.type & AR.TYPE_MASK) |
     (seg.s !== 0 ? AR.S : 0) |
     ((seg.dpl & 3) << AR_DPL_SHIFT) |
-    AR.P |
+    (seg.present !== 0 ? AR.P : 0) |
     (seg.avl !== 0 ? AR.AVL : 0) |
     (seg.l !== 0 ? AR.L : 0) |
     (seg.db !== 0 ? AR.DB : 0) |

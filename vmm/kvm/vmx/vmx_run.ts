@@ -4,8 +4,10 @@
  * VMRESUME, and vmx_complete_interrupts(). Mirrors arch/x86/kvm/vmx/vmx.c and vmenter.S, 6.12; leaves out speculation
  * controls, PMU and the fast paths.
  */
+import { VECTOR } from '../../../lib/x86/exceptions.ts';
 import { APIC_DM, APIC_REG } from '../../../lib/x86/apic.ts';
 import { VMCS_CTRL } from '../../../lib/x86/vmx/vmcs_ctrl.ts';
+import { VMCS_GUEST } from '../../../lib/x86/vmx/vmcs_guest.ts';
 import { VMCS_INFO } from '../../../lib/x86/vmx/vmcs_info.ts';
 import { CR4 } from '../../../lib/x86/registers.ts';
 import { EXIT_REASON, VMX_EXIT_REASONS } from '../../../lib/x86/vmx/exit_reasons.ts';
@@ -14,20 +16,26 @@ import { codeName } from '../../../lib/x86/bits.ts';
 import type { Steps } from '../../host/steps.ts';
 import type { Cpu } from '../../machine/cpu/cpu.ts';
 import { cpuRun } from '../../machine/cpu/system/run.ts';
-import { RUN, S } from '../../machine/cpu/state.ts';
+import { BLOCKING, RUN, S } from '../../machine/cpu/state.ts';
 import { BugError } from '../../machine/errors.ts';
 import { vmlaunch, vmresume } from '../../machine/vmx/entry.ts';
 import { vmread32, vmreadHigh, vmwrite32 } from '../../machine/vmx/vmcs_access.ts';
 import { VMX_RESULT } from '../../machine/vmx/vmx_unit.ts';
 import type { Vcpu } from '../kvm_host.ts';
 import { EXIT_FASTPATH, type KvmExitInfo } from '../kvm_host_x86.ts';
+import { KVM_REQ } from '../request_numbers.ts';
+import { kvmMakeRequest } from '../requests.ts';
 import { TP } from '../trace_events.ts';
 import { kvmRipRead } from '../x86/cache_regs.ts';
+import { vmxSetNmiMask } from './vmx_events.ts';
 import { vmxWriteDirtyRegs } from './vmx_regs.ts';
 import { toVmx, vmxCpu, type VcpuVmx } from './vcpu_vmx.ts';
 
 /** The vector of the host's reschedule interrupt: what makes a pCPU leave guest mode. */
 export const RESCHEDULE_VECTOR = 0xfd;
+
+/** Enable bits of the four breakpoints in DR7. SDM, "Debug Control Register". */
+const DR7_BP_EN_MASK = 0xff;
 
 /** What the assembly around the entry loads: GPRs but RSP, CR2, and what no VMCS field switches. */
 function loadGuestRegs(cpu: Cpu, vcpu: Vcpu, vmx: VcpuVmx): void {
@@ -43,6 +51,7 @@ function loadGuestRegs(cpu: Cpu, vcpu: Vcpu, vmx: VcpuVmx): void {
     s[S.XCR0] = arch.xcr0;
     s[S.PKRU] = arch.pkru;
   }
+  if ((arch.dr7 & DR7_BP_EN_MASK) !== 0) for (let i = 0; i < 8; i++) s[S.DR + i] = arch.db[i]!;
 }
 
 function saveGuestRegs(cpu: Cpu, vcpu: Vcpu, vmx: VcpuVmx): void {
@@ -95,15 +104,25 @@ export function* vmxVcpuRun(vcpu: Vcpu): Steps<number> {
     return EXIT_FASTPATH.NONE;
   }
   vmx.exit.reason = vmread32(cpu, VMCS_INFO.VM_EXIT_REASON);
-  vmx.exit.idtVectoring = 0;
-  if ((vmx.exit.reason & VMX_EXIT_REASONS.FAILED_VMENTRY) === 0) {
-    vmx.exit.idtVectoring = vmread32(cpu, VMCS_INFO.IDT_VECTORING_INFO_FIELD);
-    vmx.loadedVmcs.launched = true;
-  }
+  // After a failed entry nothing has been injected, and the VMCS still holds the event.
+  const failed = (vmx.exit.reason & VMX_EXIT_REASONS.FAILED_VMENTRY) !== 0;
+  vmx.exit.idtVectoring = failed ? 0 : vmread32(cpu, VMCS_INFO.IDT_VECTORING_INFO_FIELD);
   if (trace.on[TP.KVM_EXIT] !== 0) traceExit(vcpu);
-  if (vmx.exit.idtVectoring !== 0) completeInterrupts(vcpu, cpu, vmx.exit.idtVectoring);
-  else forgetInjected(vcpu);
+  if (failed) return EXIT_FASTPATH.NONE;
+  vmx.loadedVmcs.launched = true;
+  recoverNmiBlocking(cpu, vmx.exit.idtVectoring);
+  completeInterrupts(vcpu, cpu, vmx.exit.idtVectoring);
   return EXIT_FASTPATH.NONE;
+}
+
+/** vmx_recover_nmi_blocking(): IRET had ended the blocking by NMI when it faulted, and will be executed again. */
+function recoverNmiBlocking(cpu: Cpu, idtVectoring: number): void {
+  const info = vmread32(cpu, VMCS_INFO.VM_EXIT_INTR_INFO);
+  const unblocked = INTR_INFO.VALID_MASK | INTR_INFO.UNBLOCK_NMI;
+  if ((info & unblocked) !== unblocked || (info & INTR_INFO.VECTOR_MASK) === VECTOR.DF) return;
+  if ((idtVectoring & INTR_INFO.VALID_MASK) !== 0) return;
+  const old = vmread32(cpu, VMCS_GUEST.INTERRUPTIBILITY_INFO);
+  vmwrite32(cpu, VMCS_GUEST.INTERRUPTIBILITY_INFO, old | BLOCKING.NMI);
 }
 
 /** The event that was being injected has been delivered. */
@@ -117,12 +136,15 @@ function forgetInjected(vcpu: Vcpu): void {
 function completeInterrupts(vcpu: Vcpu, cpu: Cpu, info: number): void {
   forgetInjected(vcpu);
   if ((info & INTR_INFO.VALID_MASK) === 0) return;
+  kvmMakeRequest(KVM_REQ.EVENT, vcpu);
   const { arch } = vcpu;
   const vector = info & INTR_INFO.VECTOR_MASK;
   const hasErrorCode = (info & INTR_INFO.DELIVER_CODE_MASK) !== 0;
   switch (info & INTR_INFO.INTR_TYPE_MASK) {
     case INTR_TYPE.NMI_INTR:
       arch.nmiInjected = true;
+      // SDM, "Injected NMIs": an entry that injects an NMI fails if NMIs are blocked, and this delivery blocked them.
+      vmxSetNmiMask(vcpu, false);
       break;
     case INTR_TYPE.SOFT_EXCEPTION:
     case INTR_TYPE.HARD_EXCEPTION:

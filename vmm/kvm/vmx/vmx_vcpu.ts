@@ -176,17 +176,12 @@ export function vmxVcpuReset(vcpu: Vcpu, event: 'reset' | 'init'): void {
   kvmRegisterWrite(vcpu, GPR.RDX, 0x600, 0);
   for (const n of [SEGN.ES, SEGN.SS, SEGN.DS, SEGN.FS, SEGN.GS])
     vmxSetSegment(vcpu, n, dataSegment(0, 0n, 3));
-  const vector = vcpu.arch.sipiVector;
-  const code =
-    event === 'init'
-      ? dataSegment(vector << 8, BigInt(vector << 12), 0xb)
-      : dataSegment(0xf000, 0xffff_0000n, 0xb);
-  vmxSetSegment(vcpu, SEGN.CS, code);
+  vmxSetSegment(vcpu, SEGN.CS, dataSegment(0xf000, 0xffff_0000n, 0xb));
   vmxSetSegment(vcpu, SEGN.LDTR, { ...dataSegment(0, 0n, 2), s: 0 });
   vmxSetSegment(vcpu, SEGN.TR, { ...dataSegment(0, 0n, 0xb), s: 0 });
   vmxSetDt(vcpu, 'GDTR', { base: 0n, limit: 0xffff });
   vmxSetDt(vcpu, 'IDTR', { base: 0n, limit: 0xffff });
-  kvmRipWrite(vcpu, event === 'init' ? 0n : 0xfff0n);
+  kvmRipWrite(vcpu, 0xfff0n);
   vmxSetRflags(vcpu, 0x2);
   vmwrite32(cpu, VMCS_GUEST.DR7, 0x400);
   vmwrite32(cpu, VMCS_GUEST.INTERRUPTIBILITY_INFO, 0);
@@ -195,7 +190,9 @@ export function vmxVcpuReset(vcpu: Vcpu, event: 'reset' | 'init'): void {
   for (const f of ['SYSENTER_CS', 'SYSENTER_ESP', 'SYSENTER_EIP'] as const) vmwrite32(cpu, VMCS_GUEST[f], 0);
   vcpu.arch.efer &= ~(EFER.LMA | EFER.LME);
   vmxSetEfer(vcpu, 0);
-  vmxSetCr0(vcpu, (CR0.NW | CR0.CD | CR0.ET) >>> 0);
+  // SDM, "Processor State After Reset": INIT keeps the cache bits.
+  const cache = event === 'init' ? vcpu.arch.cr0 & (CR0.NW | CR0.CD) : CR0.NW | CR0.CD;
+  vmxSetCr0(vcpu, (cache | CR0.ET) >>> 0);
   vmxSetCr4(vcpu, 0);
   vmxUpdateExceptionBitmap(vcpu);
   vmxWriteTscOffset(vcpu);

@@ -12,8 +12,10 @@ import type { CpuidTable } from '../../machine/cpu/system/cpuid.ts';
 import type { Vcpu } from '../kvm_host.ts';
 import { TP } from '../trace_events.ts';
 import { kvmReadCr4, kvmRegisterRead32, kvmRegisterWrite } from './cache_regs.ts';
+import { CPUID_REG_NAMES, kvmFindCpuidEntry } from './cpuid_entry.ts';
+import { kvmSkipEmulatedInstruction } from './skip.ts';
 
-const REGS = ['eax', 'ebx', 'ecx', 'edx'] as const;
+const REGS = CPUID_REG_NAMES;
 /** Features that the processor has but this L0 does not offer its guests. */
 const NOT_OFFERED: readonly CpuidFeature[] = [
   X86_FEATURE.VMX,
@@ -69,19 +71,6 @@ function offer(entries: readonly KvmCpuidEntry2[], [leaf, , reg, bit]: CpuidFeat
   if (entry !== undefined) entry[REGS[reg]!] = (entry[REGS[reg]!] | (1 << bit)) >>> 0;
 }
 
-/** cpuid_entry2_find(). */
-export function kvmFindCpuidEntry(vcpu: Vcpu, leaf: number, index: number): KvmCpuidEntry2 | undefined {
-  return vcpu.arch.cpuidEntries.find(
-    (e) => e.function === leaf && ((e.flags & KVM_CPUID_FLAG.SIGNIFCANT_INDEX) === 0 || e.index === index),
-  );
-}
-
-/** guest_cpuid_has(). */
-export function guestHas(vcpu: Vcpu, [leaf, subleaf, reg, bit]: CpuidFeature): boolean {
-  const entry = kvmFindCpuidEntry(vcpu, leaf >>> 0, Math.max(subleaf, 0));
-  return entry !== undefined && ((entry[REGS[reg]!] >>> bit) & 1) === 1;
-}
-
 /** kvm_vcpu_ioctl_set_cpuid2(). */
 export function kvmSetCpuid2(vcpu: Vcpu, entries: readonly KvmCpuidEntry2[]): void {
   if (entries.length > KVM_MAX_CPUID_ENTRIES)
@@ -91,46 +80,77 @@ export function kvmSetCpuid2(vcpu: Vcpu, entries: readonly KvmCpuidEntry2[]): vo
   if (virtual !== 0 && virtual !== 48 && virtual !== 57) {
     throw new KvmError('KVM_SET_CPUID2', ERRNO.EINVAL, `${virtual} linear address bits`);
   }
+  if (vcpu.arch.lastVmentryCpu !== -1) {
+    // The model of a vCPU that has run stays: SPTEs and roles depend on it.
+    if (sameEntries(vcpu.arch.cpuidEntries, entries)) return;
+    throw new KvmError('KVM_SET_CPUID2', ERRNO.EINVAL, 'the vCPU has run with other CPUID data');
+  }
   vcpu.arch.cpuidEntries = entries.map((e) => ({ ...e }));
   const physical = widths === undefined ? 36 : widths.eax & 0xff;
   vcpu.arch.maxphyaddr = Math.min(physical, vcpu.kvm.module.caps.maxphyaddr);
   vcpu.kvm.module.ops.vcpuAfterSetCpuid(vcpu);
 }
 
+/** kvm_cpuid_check_equal(). */
+const sameEntries = (a: readonly KvmCpuidEntry2[], b: readonly KvmCpuidEntry2[]): boolean =>
+  a.length === b.length &&
+  a.every((x, i) => {
+    const y = b[i]!;
+    return (
+      x.function === y.function &&
+      x.index === y.index &&
+      x.flags === y.flags &&
+      REGS.every((r) => x[r] >>> 0 === y[r] >>> 0)
+    );
+  });
+
 /** kvm_update_cpuid_runtime(): bits that follow the vCPU's state. */
-function runtimeBits(vcpu: Vcpu, leaf: number, out: Uint32Array): void {
+function runtimeBits(vcpu: Vcpu, leaf: number, index: number, out: Uint32Array): void {
   const cr4 = kvmReadCr4(vcpu);
   const follow = ([, , reg, bit]: CpuidFeature, on: boolean): void => {
     out[reg] = on ? out[reg]! | (1 << bit) : out[reg]! & ~(1 << bit);
   };
   if (leaf === 1) {
-    out[CPUID_REG.EBX] = (out[CPUID_REG.EBX]! & 0x00ff_ffff) | (vcpu.vcpuId << 24);
     follow(X86_FEATURE.OSXSAVE, (cr4 & CR4.OSXSAVE) !== 0);
     if ((vcpu.arch.apicBase & APICBASE.ENABLE) === 0) follow(X86_FEATURE.APIC, false);
-  } else if (leaf === 7) {
+  } else if (leaf === 7 && index === 0) {
     follow(X86_FEATURE.OSPKE, (cr4 & CR4.PKE) !== 0);
-  } else if (leaf === 0xb) {
-    out[CPUID_REG.EDX] = vcpu.vcpuId;
   }
 }
 
-/** kvm_cpuid(): an Intel guest gets the highest basic leaf's data for a leaf out of range. */
-export function kvmCpuid(vcpu: Vcpu, leaf: number, index: number, out: Uint32Array): boolean {
+/** What a lookup found: the leaf itself, the highest basic leaf in its place, or nothing. */
+export type CpuidFound = 'exact' | 'max basic' | 'none';
+
+/** get_out_of_range_cpuid_entry(): whether an Intel guest gets the highest basic leaf's data for `leaf`. */
+function isOutOfRange(vcpu: Vcpu, leaf: number): boolean {
+  const hypervisor = leaf >= KVM_SIGNATURE_LEAF && leaf <= 0x4fff_ffff;
+  const base = hypervisor ? leaf & 0xffff_ff00 : leaf >= 0xc000_0000 ? 0xc000_0000 : leaf & 0x8000_0000;
+  const range = kvmFindCpuidEntry(vcpu, base >>> 0, 0);
+  return range === undefined || leaf > range.eax;
+}
+
+/** kvm_cpuid(). */
+export function kvmCpuid(vcpu: Vcpu, leaf: number, index: number, out: Uint32Array): CpuidFound {
   let entry = kvmFindCpuidEntry(vcpu, leaf, index);
   const exact = entry !== undefined;
   let effective = leaf;
-  if (entry === undefined) {
-    const base = leaf >= 0x8000_0000 ? 0x8000_0000 : leaf >= KVM_SIGNATURE_LEAF ? KVM_SIGNATURE_LEAF : 0;
-    const max = kvmFindCpuidEntry(vcpu, base, 0)?.eax ?? 0;
-    const basic = kvmFindCpuidEntry(vcpu, 0, 0)?.eax ?? 0;
-    if (leaf > max) {
-      entry = kvmFindCpuidEntry(vcpu, basic, index);
-      effective = basic;
-    }
+  const basic = kvmFindCpuidEntry(vcpu, 0, 0);
+  if (entry === undefined && basic !== undefined && isOutOfRange(vcpu, leaf)) {
+    effective = basic.eax;
+    entry = kvmFindCpuidEntry(vcpu, effective, index);
   }
   for (const [i, reg] of REGS.entries()) out[i] = entry?.[reg] ?? 0;
-  if (entry !== undefined) runtimeBits(vcpu, effective, out);
-  return exact;
+  if (entry !== undefined) runtimeBits(vcpu, effective, index, out);
+  else if (effective === 0xb) topologyBeyondLast(vcpu, effective, index, out);
+  return exact ? 'exact' : entry === undefined ? 'none' : 'max basic';
+}
+
+/** SDM, "CPUID": beyond the last level of leaf 0BH, CL is the subleaf and EDX still the x2APIC ID. */
+function topologyBeyondLast(vcpu: Vcpu, leaf: number, index: number, out: Uint32Array): void {
+  const first = kvmFindCpuidEntry(vcpu, leaf, 1);
+  if (first === undefined) return;
+  out[CPUID_REG.ECX] = index & 0xff;
+  out[CPUID_REG.EDX] = first.edx;
 }
 
 /** kvm_emulate_cpuid(). */
@@ -140,12 +160,14 @@ export function kvmEmulateCpuid(vcpu: Vcpu): number {
   const result = new Uint32Array(4);
   const found = kvmCpuid(vcpu, leaf, index, result);
   const [eax, ebx, ecx, edx] = result as unknown as [number, number, number, number];
-  const { trace, ops } = vcpu.kvm.module;
-  if (trace.on[TP.KVM_CPUID] !== 0)
-    trace.record(TP.KVM_CPUID, leaf, index, eax, ebx, ecx, edx, found ? 1 : 0, 0);
+  const { trace } = vcpu.kvm.module;
+  if (trace.on[TP.KVM_CPUID] !== 0) {
+    const [exact, maxBasic] = [found === 'exact' ? 1 : 0, found === 'max basic' ? 1 : 0];
+    trace.record(TP.KVM_CPUID, leaf, index, eax, ebx, ecx, edx, exact, maxBasic);
+  }
   kvmRegisterWrite(vcpu, GPR.RAX, eax, 0);
   kvmRegisterWrite(vcpu, GPR.RBX, ebx, 0);
   kvmRegisterWrite(vcpu, GPR.RCX, ecx, 0);
   kvmRegisterWrite(vcpu, GPR.RDX, edx, 0);
-  return ops.skipEmulatedInstruction(vcpu);
+  return kvmSkipEmulatedInstruction(vcpu);
 }

@@ -4,11 +4,13 @@
  * two-dimensional paging. Zero means done, 1 that the guest gets a GP.
  */
 import { CR0, CR4, EFER, XCR0 } from '../../../lib/x86/registers.ts';
+import { kvmSegment } from '../../../lib/uapi/regs.ts';
+import { SEGN } from '../../machine/cpu/state.ts';
 import type { Vcpu } from '../kvm_host.ts';
 import { KVM_REQ } from '../request_numbers.ts';
 import { kvmMakeRequest } from '../requests.ts';
-import { kvmReadCr0, kvmReadCr3, kvmReadCr4, markDirty, VCPU_EXREG } from './cache_regs.ts';
-import { guestHas } from './cpuid.ts';
+import { kvmReadCr0, kvmReadCr3, kvmReadCr4, markDirty, pair, VCPU_EXREG } from './cache_regs.ts';
+import { guestHas, kvmFindCpuidEntry } from './cpuid_entry.ts';
 import { X86_FEATURE } from '../../../lib/x86/cpuid.ts';
 import { kvmLapicSetTpr } from './lapic.ts';
 import { kvmMmuResetContext } from '../mmu/mmu.ts';
@@ -16,8 +18,8 @@ import { kvmMmuResetContext } from '../mmu/mmu.ts';
 const CR0_DEFINED =
   CR0.PE | CR0.MP | CR0.EM | CR0.TS | CR0.ET | CR0.NE | CR0.WP | CR0.AM | CR0.NW | CR0.CD | CR0.PG;
 const CR0_PAGING_BITS = CR0.PG | CR0.WP;
-/** Bits of CR4 that change how linear addresses are translated. */
-const CR4_TLBFLUSH_BITS = CR4.PGE | CR4.PCIDE | CR4.PAE | CR4.SMEP;
+/** KVM_MMU_CR4_ROLE_BITS: how linear addresses are translated. */
+const CR4_ROLE_BITS = CR4.PSE | CR4.PAE | CR4.LA57 | CR4.SMEP | CR4.SMAP | CR4.PKE;
 
 /** kvm_is_valid_cr0(). */
 export function kvmIsValidCr0(cr0: bigint): boolean {
@@ -25,6 +27,12 @@ export function kvmIsValidCr0(cr0: bigint): boolean {
   const value = Number(cr0);
   if ((value & CR0.NW) !== 0 && (value & CR0.CD) === 0) return false;
   return (value & CR0.PG) === 0 || (value & CR0.PE) !== 0;
+}
+
+function csIs64Bit(vcpu: Vcpu): boolean {
+  const cs = kvmSegment();
+  vcpu.kvm.module.ops.getSegment(vcpu, SEGN.CS, cs);
+  return cs.l !== 0;
 }
 
 /** kvm_set_cr0(). */
@@ -35,11 +43,13 @@ export function kvmSetCr0(vcpu: Vcpu, cr0: bigint): number {
   const { efer } = vcpu.arch;
   const enabling = (value & ~old & CR0.PG) !== 0;
   // SDM, "MOV - Move to/from Control Registers": IA-32e paging needs PAE; leaving it with PCIDs on is refused.
-  if (enabling && (efer & EFER.LME) !== 0 && (kvmReadCr4(vcpu) & CR4.PAE) === 0) return 1;
-  if ((value & CR0.PG) === 0 && (kvmReadCr4(vcpu) & CR4.PCIDE) !== 0) return 1;
+  const pae = (kvmReadCr4(vcpu) & CR4.PAE) !== 0;
+  if (enabling && (efer & EFER.LME) !== 0 && (!pae || csIs64Bit(vcpu))) return 1;
+  const in64Bit = (efer & EFER.LMA) !== 0 && csIs64Bit(vcpu);
+  if ((value & CR0.PG) === 0 && (in64Bit || (kvmReadCr4(vcpu) & CR4.PCIDE) !== 0)) return 1;
   vcpu.kvm.module.ops.setCr0(vcpu, value);
   if (((old ^ value) & CR0_PAGING_BITS) !== 0) {
-    if (((old ^ value) & CR0.PG) !== 0) kvmMakeRequest(KVM_REQ.TLB_FLUSH_GUEST, vcpu);
+    if ((old & ~value & CR0.PG) !== 0) kvmMakeRequest(KVM_REQ.TLB_FLUSH_GUEST, vcpu);
     kvmMmuResetContext(vcpu);
   }
   return 0;
@@ -102,8 +112,12 @@ export function kvmSetCr4(vcpu: Vcpu, cr4: bigint): number {
   if ((value & ~old & CR4.PCIDE) !== 0 && (!longMode || (kvmReadCr3(vcpu) & 0xfff) !== 0)) return 1;
   vcpu.kvm.module.ops.setCr4(vcpu, value);
   const changed = old ^ value;
-  if ((changed & (CR4_TLBFLUSH_BITS | CR4.SMAP | CR4.PKE | CR4.LA57)) !== 0) kvmMmuResetContext(vcpu);
-  if ((changed & CR4_TLBFLUSH_BITS) !== 0) kvmMakeRequest(KVM_REQ.TLB_FLUSH_GUEST, vcpu);
+  if ((changed & CR4_ROLE_BITS) !== 0) kvmMmuResetContext(vcpu);
+  // SDM, "Operations that Invalidate TLBs and Paging-Structure Caches": all PCIDs, or the current one's.
+  if ((changed & CR4.PGE) !== 0 || (old & ~value & CR4.PCIDE) !== 0)
+    kvmMakeRequest(KVM_REQ.TLB_FLUSH_GUEST, vcpu);
+  else if ((changed & CR4.PAE) !== 0 || (value & ~old & CR4.SMEP) !== 0)
+    kvmMakeRequest(KVM_REQ.TLB_FLUSH_CURRENT, vcpu);
   return 0;
 }
 
@@ -114,12 +128,19 @@ export function kvmSetCr8(vcpu: Vcpu, cr8: bigint): number {
   return 0;
 }
 
-/** __kvm_set_xcr(): XCR0 only, x87 always on, nothing that the processor lacks. */
+/** What both the guest's CPUID and the processor have: cpuid_get_supported_xcr0(). */
+function supportedXcr0(vcpu: Vcpu): bigint {
+  const entry = kvmFindCpuidEntry(vcpu, 0xd, 0);
+  const row = vcpu.kvm.host.machine.cpus[0]!.sys.cpuid.row(0xd, 0);
+  if (entry === undefined || row === undefined) return 0n;
+  return pair(entry.eax, entry.edx) & pair(row[2], row[5]);
+}
+
+/** __kvm_set_xcr(): XCR0 only, x87 always on, AVX only with SSE, nothing that the guest lacks. */
 export function kvmSetXcr(vcpu: Vcpu, index: number, value: bigint): number {
   if (index !== 0 || (value & BigInt(XCR0.X87)) === 0n) return 1;
-  const row = vcpu.kvm.host.machine.cpus[0]!.sys.cpuid.row(0xd, 0);
-  const supported = row === undefined ? 0n : (BigInt(row[5] >>> 0) << 32n) | BigInt(row[2] >>> 0);
-  if ((value & ~supported) !== 0n) return 1;
+  if ((value & BigInt(XCR0.AVX)) !== 0n && (value & BigInt(XCR0.SSE)) === 0n) return 1;
+  if ((value & ~(supportedXcr0(vcpu) | BigInt(XCR0.X87))) !== 0n) return 1;
   vcpu.arch.xcr0 = Number(value);
   return 0;
 }

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /**
  * Events that wait for injection and in which order they go in: kvm_queue_exception() and
- * kvm_check_and_inject_events() of arch/x86/kvm/x86.c, 6.12. Leaves out SMIs, nested guests and async page faults.
+ * kvm_check_and_inject_events() of arch/x86/kvm/x86.c, 6.12. Leaves out SMIs, nested guests and async page faults; where
+ * KVM forces an immediate exit to inject a second event, a window waits for it.
  */
 import { VECTOR, hasErrorCode } from '../../../lib/x86/exceptions.ts';
-import { RFLAGS } from '../../../lib/x86/registers.ts';
+import { DR6, DR7, RFLAGS } from '../../../lib/x86/registers.ts';
 import type { Vcpu } from '../kvm_host.ts';
 import { KVM_REQ } from '../request_numbers.ts';
 import { kvmMakeRequest } from '../requests.ts';
@@ -62,6 +63,36 @@ function multipleException(vcpu: Vcpu, vector: number, errorCode: number | undef
   else setPending(vcpu, vector, errorCode);
 }
 
+/** kvm_queue_exception_p() of DB: the bits that DR6 gets when the exception is delivered. */
+export function kvmQueueDebugException(vcpu: Vcpu, dr6: number): void {
+  multipleException(vcpu, VECTOR.DB, undefined);
+  const ex = vcpu.arch.exception;
+  if (ex.vector !== VECTOR.DB) return;
+  ex.hasPayload = true;
+  ex.payloadLo = dr6;
+  ex.payloadHi = 0;
+  // Userspace that does not know of payloads must see DR6 as it will be.
+  deliverDr6(vcpu);
+}
+
+/** kvm_deliver_exception_payload() of DB: bits 3:0 are replaced, bits that read as one stay. */
+function deliverDr6(vcpu: Vcpu): void {
+  const { arch } = vcpu;
+  const ex = arch.exception;
+  if (!ex.hasPayload) return;
+  const cleared = (arch.dr6 & ~0xf) | DR6.FIXED_1;
+  arch.dr6 = (cleared | ex.payloadLo) ^ (ex.payloadLo & DR6.FIXED_1);
+  ex.hasPayload = false;
+}
+
+/** DR7.GD goes away when DB is delivered, so that its handler may use the debug registers. */
+function kvmClearGeneralDetect(vcpu: Vcpu): void {
+  const { arch, kvm } = vcpu;
+  if ((arch.dr7 & DR7.GD) === 0) return;
+  arch.dr7 &= ~DR7.GD;
+  kvm.module.ops.setDr7(vcpu, arch.dr7 >>> 0);
+}
+
 /** kvm_queue_exception(): without an error code. */
 export function kvmQueueException(vcpu: Vcpu, vector: number): void {
   multipleException(vcpu, vector, undefined);
@@ -112,19 +143,25 @@ function reinject(vcpu: Vcpu): void {
   else if (arch.interrupt.injected) ops.injectIrq(vcpu, 'again');
 }
 
+/** exception_type() is neither EXCPT_TRAP, EXCPT_ABORT nor EXCPT_DB. */
+const NOT_FAULTS: readonly number[] = [VECTOR.DB, VECTOR.BP, VECTOR.OF, VECTOR.DF, VECTOR.MC];
+
 /** A pending exception becomes an injected one. Faults restart the instruction, so they set RF. */
 function injectPendingException(vcpu: Vcpu): void {
   const ex = vcpu.arch.exception;
   const { ops } = vcpu.kvm.module;
-  const isFault = ex.vector !== VECTOR.BP && ex.vector !== VECTOR.OF && ex.vector !== VECTOR.DB;
-  if (isFault) ops.setRflags(vcpu, ops.getRflags(vcpu) | RFLAGS.RF);
+  if (!NOT_FAULTS.includes(ex.vector)) ops.setRflags(vcpu, ops.getRflags(vcpu) | RFLAGS.RF);
+  if (ex.vector === VECTOR.DB) {
+    deliverDr6(vcpu);
+    kvmClearGeneralDetect(vcpu);
+  }
   injectException(vcpu);
   ex.pending = false;
   ex.injected = true;
 }
 
 /** kvm_event_needs_reinjection(). */
-const needsReinjection = (vcpu: Vcpu): boolean =>
+export const kvmEventNeedsReinjection = (vcpu: Vcpu): boolean =>
   vcpu.arch.exception.injected || vcpu.arch.interrupt.injected || vcpu.arch.nmiInjected;
 
 /** kvm_check_and_inject_events(); opens windows for what cannot go in now. */
@@ -132,8 +169,9 @@ export function kvmCheckAndInjectEvents(vcpu: Vcpu): void {
   const { arch } = vcpu;
   const { ops } = vcpu.kvm.module;
   reinject(vcpu);
-  let canInject = !needsReinjection(vcpu);
-  if (arch.exception.pending && canInject) {
+  let canInject = !kvmEventNeedsReinjection(vcpu);
+  // An exception goes before an NMI or interrupt that is to be injected again: it arose while that was delivered.
+  if (arch.exception.pending) {
     injectPendingException(vcpu);
     canInject = false;
   }

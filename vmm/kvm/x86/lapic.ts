@@ -4,8 +4,9 @@
  * host's hrtimers, the messages that become requests and kicks, and KVM_GET/SET_LAPIC. Mirrors arch/x86/kvm/lapic.c,
  * 6.12, without APICv; an interrupt window waits where KVM would use the TPR threshold.
  */
-import { KVM_MP_STATE, KVM_APIC_REG_SIZE, type KvmLapicState } from '../../../lib/uapi/vcpu_state.ts';
+import { KVM_APIC_REG_SIZE, type KvmLapicState } from '../../../lib/uapi/vcpu_state.ts';
 import { APIC_REG, APICBASE } from '../../../lib/x86/apic.ts';
+import { X86_FEATURE } from '../../../lib/x86/cpuid.ts';
 import { HrTimer } from '../../host/sched/hrtimer.ts';
 import { ApicBus } from '../../machine/apic/apic_bus.ts';
 import { x2apicLdr } from '../../machine/apic/apic_registers.ts';
@@ -14,17 +15,19 @@ import { BugError } from '../../machine/errors.ts';
 import type { Vcpu } from '../kvm_host.ts';
 import { KVM_REQ } from '../request_numbers.ts';
 import { kvmMakeRequest, kvmVcpuKick } from '../requests.ts';
-import { kvmApicHostEvents } from './mp_state.ts';
+import { guestHas } from './cpuid_entry.ts';
+import { kvmApicHostEvents, LapicEvents } from './mp_state.ts';
 
 /** KVM's emulated APIC timer counts nanoseconds (APIC_BUS_CYCLE_NS is 1). */
 const APIC_BUS_CYCLE_NS = 1;
 
 /** struct kvm_lapic. */
-export class KvmLapic {
+export class KvmLapic extends LapicEvents {
   readonly apic: LocalApic;
   readonly timer: HrTimer;
 
   constructor(vcpu: Vcpu, bus: ApicBus) {
+    super();
     const cyclesPerNs = vcpu.kvm.module.caps.tscKhz / 1e6;
     // The timer fires wherever it was armed; the APIC then sees that its deadline has passed.
     this.timer = new HrTimer(`${vcpu.name} apic timer`, () => {
@@ -48,7 +51,7 @@ export class KvmLapic {
         kvmMakeRequest(KVM_REQ.EVENT, vcpu);
         kvmVcpuKick(vcpu);
       },
-      ...kvmApicHostEvents(vcpu),
+      ...kvmApicHostEvents(vcpu, this),
       timerChanged: (deadline) => {
         if (deadline === Infinity) sched.hrtimerCancel(this.timer);
         else sched.hrtimerStart(this.timer, Math.max(deadline, sched.now()));
@@ -85,8 +88,10 @@ const apicBaseOf = (apic: LocalApic): number => (apic.baseLo >>> 0) + apic.baseH
 
 /** kvm_set_apic_base(): 1 if the value or the transition is refused. */
 export function kvmSetApicBase(vcpu: Vcpu, base: bigint, by: 'guest' | 'host'): number {
-  const reserved = ~((1n << BigInt(vcpu.arch.maxphyaddr)) - 1n) | 0x2ffn;
+  const noX2apic = guestHas(vcpu, X86_FEATURE.X2APIC) ? 0n : BigInt(APICBASE.EXTD);
+  const reserved = ~((1n << BigInt(vcpu.arch.maxphyaddr)) - 1n) | 0x2ffn | noX2apic;
   if ((base & reserved) !== 0n) return 1;
+  if ((Number(base & 0xfffn) & (APICBASE.ENABLE | APICBASE.EXTD)) === APICBASE.EXTD) return 1;
   if (!lapicInKernel(vcpu)) {
     vcpu.arch.apicBase = Number(base);
     return 0;
@@ -95,7 +100,6 @@ export function kvmSetApicBase(vcpu: Vcpu, base: bigint, by: 'guest' | 'host'): 
   const lo = Number(base & 0xffff_ffffn) | 0;
   const hi = Number(base >> 32n) | 0;
   const mode = APICBASE.ENABLE | APICBASE.EXTD;
-  if (by === 'host' && (lo & mode) === APICBASE.EXTD) return 1;
   // Userspace may jump between modes; the guest has to take the architectural steps.
   if (by === 'host' && (lo & mode) === mode && (apic.baseLo & mode) === 0)
     apic.setBase(apic.baseLo | APICBASE.ENABLE, apic.baseHi);
@@ -125,11 +129,10 @@ export function kvmCpuHasInjectableIntr(vcpu: Vcpu): boolean {
 /** kvm_cpu_get_interrupt(): the vector moves from IRR to ISR. */
 export const kvmCpuGetInterrupt = (vcpu: Vcpu): number => vcpuApic(vcpu).apic.acknowledge();
 
-/** Offset of an access in the vCPU's APIC page, or -1: it is elsewhere, or the APIC is not in xAPIC mode. */
+/** Offset of an access in the vCPU's APIC page, or -1: it is elsewhere. apic_mmio_in_range(). */
 export function apicPageOffset(vcpu: Vcpu, address: number): number {
   if (!lapicInKernel(vcpu)) return -1;
   const { apic } = vcpuApic(vcpu);
-  if (!apic.isEnabled() || apic.isX2apic()) return -1;
   const base = apicBaseOf(apic);
   const offset = address - (base - (base % 4096));
   return offset >= 0 && offset < 4096 ? offset : -1;
@@ -162,7 +165,3 @@ export function kvmApicSetState(vcpu: Vcpu, state: KvmLapicState): number {
   apic.restore(image);
   return 0;
 }
-
-/** A vCPU that waits for INIT or SIPI does not run. */
-export const isWaitingForSipi = (vcpu: Vcpu): boolean =>
-  vcpu.arch.mpState === KVM_MP_STATE.UNINITIALIZED || vcpu.arch.mpState === KVM_MP_STATE.INIT_RECEIVED;

@@ -4,6 +4,7 @@
  * emulator_read_emulated(), emulator_write_emulated() and complete_emulated_mmio() of arch/x86/kvm/x86.c, 6.12.
  */
 import { KVM_EXIT } from '../../../lib/uapi/run.ts';
+import { KVM_X86_QUIRK } from '../../../lib/uapi/memory.ts';
 import { gpa, offsetInPage, PAGE_SIZE, type Gpa } from '../../../lib/x86/addr.ts';
 import type { Vcpu } from '../kvm_host.ts';
 import { KVM_TRACE_MMIO, TP } from '../trace_events.ts';
@@ -24,14 +25,31 @@ function traceMmio(vcpu: Vcpu, type: number, address: number, bytes: Uint8Array)
   if (trace.on[TP.KVM_MMIO] !== 0) trace.record(TP.KVM_MMIO, type, bytes.length, address, valueOf(bytes));
 }
 
+/** What lies at the APIC base: registers, or in another mode than xAPIC a hole, or by a quirk of VMs userspace's memory. */
+function xapicMode(vcpu: Vcpu): 'registers' | 'hole' | 'userspace' {
+  const { apic } = vcpuApic(vcpu);
+  if (apic.isEnabled() && !apic.isX2apic()) return 'registers';
+  return (vcpu.kvm.arch.disabledQuirks & KVM_X86_QUIRK.LAPIC_MMIO_HOLE) === 0 ? 'hole' : 'userspace';
+}
+
 /** The xAPIC page: aligned 32-bit accesses reach the registers. SDM, "APIC Register Address Space". */
 function apicRead(vcpu: Vcpu, piece: MmioPiece, out: Uint8Array): boolean {
   const offset = apicPageOffset(vcpu, piece.address);
   if (offset < 0) return false;
+  const mode = xapicMode(vcpu);
+  if (mode === 'userspace') return false;
+  if (mode === 'hole') {
+    out.fill(0xff);
+    return true;
+  }
+  // No register is wider than 32 bits or straddles its 16 bytes.
+  if ((offset & 0xf) + piece.length > 4) {
+    out.fill(0);
+    return true;
+  }
   const value = vcpuApic(vcpu).apic.read(offset & ~0xf);
   for (let i = 0; i < piece.length; i++) {
-    const byte = (offset & 0xf) + i;
-    out[i] = byte < 4 ? value >>> (8 * byte) : 0;
+    out[i] = value >>> (8 * ((offset & 0xf) + i));
   }
   return true;
 }
@@ -39,7 +57,9 @@ function apicRead(vcpu: Vcpu, piece: MmioPiece, out: Uint8Array): boolean {
 function apicWrite(vcpu: Vcpu, piece: MmioPiece, bytes: Uint8Array): boolean {
   const offset = apicPageOffset(vcpu, piece.address);
   if (offset < 0) return false;
-  if (piece.length >= 4 && (offset & 0xf) === 0) {
+  const mode = xapicMode(vcpu);
+  if (mode !== 'registers') return mode === 'hole';
+  if (piece.length === 4 && (offset & 0xf) === 0) {
     vcpuApic(vcpu).apic.write(offset, new DataView(bytes.buffer, bytes.byteOffset).getInt32(0, true));
   }
   return true;

@@ -6,16 +6,16 @@
 import { KVM_EXIT } from '../../../lib/uapi/run.ts';
 import { KVM_MSR_EXIT_REASON, type KvmMsrEntry } from '../../../lib/uapi/cpuid_msr.ts';
 import { APIC_BASE_MSR, APIC_END_MSR } from '../../../lib/x86/apic.ts';
-import { X86_FEATURE } from '../../../lib/x86/cpuid.ts';
+import { X86_FEATURE, X86_FEATURE_EXT } from '../../../lib/x86/cpuid.ts';
 import { MISC_ENABLE, MSR } from '../../../lib/x86/msr.ts';
 import { CR0, EFER, GPR } from '../../../lib/x86/registers.ts';
 import type { Vcpu } from '../kvm_host.ts';
-import { KVM_REQ } from '../request_numbers.ts';
-import { kvmMakeRequest } from '../requests.ts';
+import { kvmMmuResetContext } from '../mmu/mmu.ts';
 import { TP } from '../trace_events.ts';
 import { kvmReadCr0, kvmRegisterRead32, kvmRegisterWrite, high, low, pair } from './cache_regs.ts';
-import { guestHas } from './cpuid.ts';
+import { guestHas } from './cpuid_entry.ts';
 import { kvmInjectGp } from './events.ts';
+import { kvmCompleteInsnGp, kvmSkipEmulatedInstruction } from './skip.ts';
 import { kvmSetApicBase, lapicInKernel, vcpuApic } from './lapic.ts';
 
 export type MsrBy = 'guest' | 'host';
@@ -73,14 +73,23 @@ export function kvmSetEfer(vcpu: Vcpu, value: bigint, by: MsrBy): number {
   const old = vcpu.arch.efer;
   const efer = Number(value);
   const paging = (kvmReadCr0(vcpu) & CR0.PG) !== 0;
-  if (by === 'guest' && paging && ((old ^ efer) & EFER.LME) !== 0) return 1;
-  const lma = by === 'guest' ? old & EFER.LMA : efer & EFER.LMA;
-  vcpu.kvm.module.ops.setEfer(vcpu, (efer & ~EFER.LMA) | lma);
-  if (((old ^ efer) & EFER.NXE) !== 0) kvmMakeRequest(KVM_REQ.TLB_FLUSH_GUEST, vcpu);
+  if (by === 'guest' && (!guestMayHaveEfer(vcpu, efer) || (paging && ((old ^ efer) & EFER.LME) !== 0)))
+    return 1;
+  // LMA is the processor's: it follows LME and CR0.PG.
+  vcpu.kvm.module.ops.setEfer(vcpu, (efer & ~EFER.LMA) | (old & EFER.LMA));
+  if (((old ^ efer) & (EFER.NXE | EFER.LME)) !== 0) kvmMmuResetContext(vcpu);
   return 0;
 }
 
-/** kvm_get_msr_common(): 0, or 1 if there is no such MSR. */
+/** __kvm_valid_efer(): what this guest's CPUID offers. */
+const guestMayHaveEfer = (vcpu: Vcpu, efer: number): boolean =>
+  ((efer & (EFER.LME | EFER.LMA)) === 0 || guestHas(vcpu, X86_FEATURE_EXT.LM)) &&
+  ((efer & EFER.NXE) === 0 || guestHas(vcpu, X86_FEATURE_EXT.NX));
+
+/** There is no such MSR: KVM_MSR_RET_UNSUPPORTED. Any other refusal is 1. */
+export const KVM_MSR_RET_UNSUPPORTED = 2;
+
+/** kvm_get_msr_common(): 0, or why the guest may not. */
 export function kvmGetMsrCommon(vcpu: Vcpu, msr: KvmMsrEntry): number {
   const { arch } = vcpu;
   switch (msr.index) {
@@ -114,7 +123,7 @@ export function kvmGetMsrCommon(vcpu: Vcpu, msr: KvmMsrEntry): number {
       msr.data = 1n;
       return 0;
     default:
-      return isX2apic(msr.index) ? x2apicRead(vcpu, msr) : 1;
+      return isX2apic(msr.index) ? x2apicRead(vcpu, msr) : KVM_MSR_RET_UNSUPPORTED;
   }
 }
 
@@ -133,7 +142,7 @@ function x2apicWrite(vcpu: Vcpu, msr: KvmMsrEntry): number {
     : 1;
 }
 
-/** kvm_set_msr_common(): 0, or 1 if the value or the MSR is refused. */
+/** kvm_set_msr_common(): 0, 1 if the value is refused, KVM_MSR_RET_UNSUPPORTED. */
 export function kvmSetMsrCommon(vcpu: Vcpu, msr: KvmMsrEntry, by: MsrBy): number {
   const { arch } = vcpu;
   switch (msr.index) {
@@ -153,13 +162,14 @@ export function kvmSetMsrCommon(vcpu: Vcpu, msr: KvmMsrEntry, by: MsrBy): number
     case MSR.EFER:
       return kvmSetEfer(vcpu, msr.data, by);
     case MSR.IA32_MISC_ENABLE:
-      arch.miscEnable = (msr.data & ~BigInt(MISC_ENABLE.EMON)) | (arch.miscEnable & BigInt(MISC_ENABLE.EMON));
-      return 0;
+      return writeMiscEnable(vcpu, msr.data, by);
     case MSR.IA32_UCODE_REV:
+      // A guest's write starts a microcode update, which L0 ignores.
+      return 0;
     case MSR.IA32_FEAT_CTL:
       return by === 'host' ? 0 : 1;
     default:
-      return isX2apic(msr.index) ? x2apicWrite(vcpu, msr) : 1;
+      return isX2apic(msr.index) ? x2apicWrite(vcpu, msr) : KVM_MSR_RET_UNSUPPORTED;
   }
 }
 
@@ -174,8 +184,9 @@ function writeTsc(vcpu: Vcpu, value: bigint, by: MsrBy): number {
 }
 
 function writeTscAdjust(vcpu: Vcpu, value: bigint, by: MsrBy): number {
+  // As KVM does: without the feature a write is accepted and changes nothing.
+  if (!guestHas(vcpu, X86_FEATURE.TSC_ADJUST)) return 0;
   if (by === 'guest') {
-    if (!guestHas(vcpu, X86_FEATURE.TSC_ADJUST)) return 1;
     const delta = BigInt.asIntN(64, value - vcpu.arch.iaTscAdjust);
     kvmWriteTscOffset(vcpu, BigInt.asIntN(64, vcpu.arch.l1TscOffset + delta));
   }
@@ -183,62 +194,89 @@ function writeTscAdjust(vcpu: Vcpu, value: bigint, by: MsrBy): number {
   return 0;
 }
 
+/** Read-only bits fault, unless they stay as they are; EMON keeps its value. */
+function writeMiscEnable(vcpu: Vcpu, value: bigint, by: MsrBy): number {
+  const { arch } = vcpu;
+  const readOnly = BigInt(MISC_ENABLE.PEBS_UNAVAIL | MISC_ENABLE.BTS_UNAVAIL);
+  const emon = BigInt(MISC_ENABLE.EMON);
+  if (by === 'guest' && ((arch.miscEnable ^ value) & readOnly) !== 0n) return 1;
+  arch.miscEnable = by === 'guest' ? (value & ~emon) | (arch.miscEnable & emon) : value;
+  return 0;
+}
+
+/** kvm_get_msr_ignored_check(): an unknown MSR reads as zero if kvm.ignore_msrs says so. */
+export function kvmGetMsr(vcpu: Vcpu, msr: KvmMsrEntry, by: MsrBy): number {
+  const { ops, params } = vcpu.kvm.module;
+  const r = ops.getMsr(vcpu, msr, by);
+  if (r !== KVM_MSR_RET_UNSUPPORTED || params['kvm.ignore_msrs'] === 0) return r;
+  msr.data = 0n;
+  return 0;
+}
+
+/** kvm_set_msr_ignored_check(): writes to unknown MSRs go nowhere if kvm.ignore_msrs says so. */
+export function kvmSetMsr(vcpu: Vcpu, msr: KvmMsrEntry, by: MsrBy): number {
+  const { ops, params } = vcpu.kvm.module;
+  const r = ops.setMsr(vcpu, msr, by);
+  return r === KVM_MSR_RET_UNSUPPORTED && params['kvm.ignore_msrs'] !== 0 ? 0 : r;
+}
+
 function traceMsr(vcpu: Vcpu, write: 0 | 1, msr: KvmMsrEntry, failed: boolean): void {
   const { trace } = vcpu.kvm.module;
   if (trace.on[TP.KVM_MSR] !== 0) trace.record(TP.KVM_MSR, write, msr.index, msr.data, failed ? 1 : 0);
 }
 
-/** An MSR that the guest may not access: GP, or userspace if KVM_CAP_X86_USER_SPACE_MSR asked for it. */
-function refused(vcpu: Vcpu, msr: KvmMsrEntry, exit: number, complete: (vcpu: Vcpu) => number): number {
-  const { module, arch } = vcpu.kvm;
-  if (module.params['kvm.ignore_msrs'] !== 0) return complete(vcpu);
-  if ((arch.userSpaceMsrMask & KVM_MSR_EXIT_REASON.UNKNOWN) === 0) {
+/** The access that L0 refused, for userspace. */
+interface RefusedMsr {
+  readonly msr: KvmMsrEntry;
+  /** What ops.getMsr() or ops.setMsr() returned. */
+  readonly result: number;
+  readonly exit: number;
+  /** The end of the instruction, if userspace has no error. */
+  readonly complete: (vcpu: Vcpu) => number;
+}
+
+/** kvm_msr_user_space(): GP, or userspace if KVM_CAP_X86_USER_SPACE_MSR asked for refusals of this kind. */
+function refused(vcpu: Vcpu, { msr, result, exit, complete }: RefusedMsr): number {
+  const unknown = result === KVM_MSR_RET_UNSUPPORTED;
+  const reason = unknown ? KVM_MSR_EXIT_REASON.UNKNOWN : KVM_MSR_EXIT_REASON.INVAL;
+  if ((vcpu.kvm.arch.userSpaceMsrMask & reason) === 0) {
     kvmInjectGp(vcpu, 0);
     return 1;
   }
   const { run } = vcpu;
   run.exit_reason = exit;
   run.msr.error = 0;
-  run.msr.reason = KVM_MSR_EXIT_REASON.UNKNOWN;
+  run.msr.reason = reason;
   run.msr.index = msr.index;
   run.msr.data = msr.data;
-  vcpu.arch.completeUserspaceIo = (v) => {
-    if (v.run.msr.error === 0) return complete(v);
-    kvmInjectGp(v, 0);
-    return 1;
-  };
+  vcpu.arch.completeUserspaceIo = (v) => (v.run.msr.error === 0 ? complete(v) : kvmCompleteInsnGp(v, 1));
   return 0;
 }
 
 function completeRead(vcpu: Vcpu, data: bigint): number {
   kvmRegisterWrite(vcpu, GPR.RAX, low(data), 0);
   kvmRegisterWrite(vcpu, GPR.RDX, high(data), 0);
-  return vcpu.kvm.module.ops.skipEmulatedInstruction(vcpu);
+  return kvmSkipEmulatedInstruction(vcpu);
 }
 
 /** kvm_emulate_rdmsr(). */
 export function kvmEmulateRdmsr(vcpu: Vcpu): number {
-  const { ops } = vcpu.kvm.module;
   const msr: KvmMsrEntry = { index: kvmRegisterRead32(vcpu, GPR.RCX), data: 0n };
-  const failed = ops.getMsr(vcpu, msr, 'guest') !== 0;
-  traceMsr(vcpu, 0, msr, failed);
-  if (failed)
-    return refused(vcpu, msr, KVM_EXIT.X86_RDMSR, (v) =>
-      completeRead(v, v.run.exit_reason === KVM_EXIT.X86_RDMSR ? v.run.msr.data : 0n),
-    );
-  return completeRead(vcpu, msr.data);
+  const result = kvmGetMsr(vcpu, msr, 'guest');
+  traceMsr(vcpu, 0, msr, result !== 0);
+  if (result === 0) return completeRead(vcpu, msr.data);
+  const complete = (v: Vcpu): number => completeRead(v, v.run.msr.data);
+  return refused(vcpu, { msr, result, exit: KVM_EXIT.X86_RDMSR, complete });
 }
 
 /** kvm_emulate_wrmsr(). */
 export function kvmEmulateWrmsr(vcpu: Vcpu): number {
-  const { ops } = vcpu.kvm.module;
   const msr: KvmMsrEntry = {
     index: kvmRegisterRead32(vcpu, GPR.RCX),
     data: pair(kvmRegisterRead32(vcpu, GPR.RAX), kvmRegisterRead32(vcpu, GPR.RDX)),
   };
-  const failed = ops.setMsr(vcpu, msr, 'guest') !== 0;
-  traceMsr(vcpu, 1, msr, failed);
-  if (failed)
-    return refused(vcpu, msr, KVM_EXIT.X86_WRMSR, (v) => v.kvm.module.ops.skipEmulatedInstruction(v));
-  return ops.skipEmulatedInstruction(vcpu);
+  const result = kvmSetMsr(vcpu, msr, 'guest');
+  traceMsr(vcpu, 1, msr, result !== 0);
+  if (result === 0) return kvmSkipEmulatedInstruction(vcpu);
+  return refused(vcpu, { msr, result, exit: KVM_EXIT.X86_WRMSR, complete: kvmSkipEmulatedInstruction });
 }

@@ -128,6 +128,7 @@ export function kvmSetSregs(vcpu: Vcpu, sregs: KvmSregs): number {
   if (kvmSetApicBase(vcpu, sregs.apic_base, 'host') !== 0) return 1;
   const { ops } = vcpu.kvm.module;
   const { arch } = vcpu;
+  const before = [kvmReadCr0(vcpu), kvmReadCr3(vcpu), kvmReadCr4(vcpu), arch.efer].join();
   ops.setIdt(vcpu, sregs.idt);
   ops.setGdt(vcpu, sregs.gdt);
   arch.cr2Lo = low(sregs.cr2);
@@ -138,13 +139,19 @@ export function kvmSetSregs(vcpu: Vcpu, sregs: KvmSregs): number {
   ops.setEfer(vcpu, Number(sregs.efer));
   ops.setCr0(vcpu, Number(sregs.cr0 & 0xffff_ffffn));
   ops.setCr4(vcpu, Number(sregs.cr4 & 0xffff_ffffn));
-  kvmMmuResetContext(vcpu);
+  if ([arch.cr0, arch.cr3, arch.cr4, arch.efer].join() !== before) {
+    kvmMmuResetContext(vcpu);
+    kvmMakeRequest(KVM_REQ.TLB_FLUSH_GUEST, vcpu);
+  }
   for (const [name, n] of SEGMENTS) ops.setSegment(vcpu, n, sregs[name]);
   const pending = sregs.interrupt_bitmap.findIndex((word) => word !== 0n);
   if (pending >= 0) queueInterrupt(vcpu, pending * 64 + lowestBit(sregs.interrupt_bitmap[pending]!));
   // The bootstrap processor starts at the reset vector; older userspace sets only the registers.
   const atReset =
-    kvmRipRead(vcpu) === 0xfff0n && sregs.cs.selector === 0xf000 && (sregs.cr0 & BigInt(CR0.PE)) === 0n;
+    kvmRipRead(vcpu) === 0xfff0n &&
+    sregs.cs.selector === 0xf000 &&
+    sregs.cs.base === 0xffff_0000n &&
+    (sregs.cr0 & BigInt(CR0.PE)) === 0n;
   if (vcpu.vcpuId === vcpu.kvm.arch.bspVcpuId && atReset) arch.mpState = KVM_MP_STATE.RUNNABLE;
   kvmMakeRequest(KVM_REQ.EVENT, vcpu);
   return 0;

@@ -14,9 +14,10 @@ import type { Vcpu } from '../kvm_host.ts';
 import { kvmVcpuBlock, kvmVcpuHalt } from '../vcpu_block.ts';
 import { kvmInitMmu, kvmMmuFreeObsoleteRoots, kvmMmuLoadPgd, kvmMmuReload } from '../mmu/mmu.ts';
 import { KVM_REQ, VCPU_MODE } from '../request_numbers.ts';
-import { kvmCheckRequest, kvmMakeRequest, kvmRequestPending } from '../requests.ts';
-import { kvmCheckAndInjectEvents, processNmi } from './events.ts';
+import { kvmCheckRequest, kvmMakeRequest, kvmRequestPending, kvmTestRequest } from '../requests.ts';
+import { kvmCheckAndInjectEvents, kvmEventNeedsReinjection, processNmi } from './events.ts';
 import { kvmCpuHasInjectableIntr, kvmLapicGetCr8, lapicInKernel } from './lapic.ts';
+import { kvmApicAcceptEvents, kvmApicHasPendingInitOrSipi } from './mp_state.ts';
 import { kvmGetRegs, kvmGetSregs, kvmSetRegs, kvmSetSregs } from './regs.ts';
 import { kvmGetVcpuEvents, kvmSetVcpuEvents } from './vcpu_events.ts';
 
@@ -38,12 +39,15 @@ const isRunning = (vcpu: Vcpu): boolean => vcpu.arch.mpState === KVM_MP_STATE.RU
 /** kvm_vcpu_has_events(), for a vCPU that halts. */
 export function kvmVcpuHasEvents(vcpu: Vcpu): boolean {
   const { arch } = vcpu;
-  if (arch.exception.pending || arch.nmiPending !== 0 || arch.nmiQueued !== 0) return true;
-  return kvmCpuHasInjectableIntr(vcpu) && vcpu.kvm.module.ops.interruptAllowed(vcpu, 'query') > 0;
+  const { ops } = vcpu.kvm.module;
+  if (arch.exception.pending || kvmTestRequest(KVM_REQ.NMI, vcpu)) return true;
+  if (arch.nmiPending !== 0 && ops.nmiAllowed(vcpu, 'query') > 0) return true;
+  if (kvmApicHasPendingInitOrSipi(vcpu)) return true;
+  return kvmCpuHasInjectableIntr(vcpu) && ops.interruptAllowed(vcpu, 'query') > 0;
 }
 
 export function kvmArchVcpuRunnable(vcpu: Vcpu): boolean {
-  return isRunning(vcpu) || vcpu.arch.mpState === KVM_MP_STATE.SIPI_RECEIVED || kvmVcpuHasEvents(vcpu);
+  return isRunning(vcpu) || kvmVcpuHasEvents(vcpu);
 }
 
 /** kvm_vcpu_exit_request(). */
@@ -90,16 +94,18 @@ function* vcpuEnterGuest(vcpu: Vcpu): Steps<number> {
     const r = processRequests(vcpu);
     if (r <= 0) return r;
   }
-  const windowWanted =
-    vcpu.run.request_interrupt_window !== 0 && !lapicInKernel(vcpu) && vcpu.kvm.arch.irqchipInKernel;
+  const windowWanted = requestsWindow(vcpu);
   if (kvmCheckRequest(KVM_REQ.EVENT, vcpu) || windowWanted) {
     vcpu.stat.req_event++;
-    if (vcpu.arch.mpState === KVM_MP_STATE.INIT_RECEIVED) return 1;
+    if (!kvmApicAcceptEvents(vcpu)) return 1;
     kvmCheckAndInjectEvents(vcpu);
     if (windowWanted) ops.enableIrqWindow(vcpu);
   }
   const loaded = kvmMmuReload(vcpu);
-  if (loaded !== 0) return loaded;
+  if (loaded !== 0) {
+    ops.cancelInjection(vcpu);
+    return loaded;
+  }
   sched.preemptDisable();
   ops.prepareSwitchToGuest(vcpu);
   sched.localIrqDisable();
@@ -135,11 +141,8 @@ function* vcpuBlock(vcpu: Vcpu): Steps<number> {
     srcuLock(vcpu);
     if (!kvmArchVcpuRunnable(vcpu)) return 1;
   }
+  kvmApicAcceptEvents(vcpu);
   if (vcpu.arch.mpState === KVM_MP_STATE.HALTED) vcpu.arch.mpState = KVM_MP_STATE.RUNNABLE;
-  if (vcpu.arch.mpState === KVM_MP_STATE.SIPI_RECEIVED) {
-    vcpu.kvm.module.ops.vcpuReset(vcpu, 'init');
-    vcpu.arch.mpState = KVM_MP_STATE.RUNNABLE;
-  }
   return 1;
 }
 
@@ -150,12 +153,9 @@ function* reschedule(vcpu: Vcpu): Steps<void> {
   srcuLock(vcpu);
 }
 
-/** Without an in-kernel APIC, userspace injects interrupts and asks for a window. dm_request_for_irq_injection(). */
-const windowIsOpen = (vcpu: Vcpu): boolean =>
-  vcpu.run.request_interrupt_window !== 0 &&
-  !lapicInKernel(vcpu) &&
-  !vcpu.arch.interrupt.injected &&
-  vcpu.kvm.module.ops.interruptAllowed(vcpu, 'query') > 0;
+/** dm_request_for_irq_injection(): without an in-kernel PIC, userspace injects interrupts and asks for a window. */
+const requestsWindow = (vcpu: Vcpu): boolean =>
+  vcpu.run.request_interrupt_window !== 0 && !vcpu.kvm.arch.irqchipInKernel;
 
 /** vcpu_run(). */
 function* vcpuRun(vcpu: Vcpu): Steps<number> {
@@ -164,7 +164,7 @@ function* vcpuRun(vcpu: Vcpu): Steps<number> {
     const r = isRunning(vcpu) ? yield* vcpuEnterGuest(vcpu) : yield* vcpuBlock(vcpu);
     if (r <= 0) return r;
     kvmCheckRequest(KVM_REQ.UNBLOCK, vcpu);
-    if (windowIsOpen(vcpu)) {
+    if (requestsWindow(vcpu) && readyForInjection(vcpu)) {
       vcpu.run.exit_reason = KVM_EXIT.IRQ_WINDOW_OPEN;
       vcpu.stat.request_irq_exits++;
       return 0;
@@ -184,8 +184,14 @@ function interrupted(vcpu: Vcpu): number {
 function syncRegs(vcpu: Vcpu): number {
   const { run } = vcpu;
   const dirty = run.kvm_dirty_regs;
-  if ((dirty & KVM_SYNC_X86.REGS) !== 0) kvmSetRegs(vcpu, run.s.regs.regs);
-  if ((dirty & KVM_SYNC_X86.SREGS) !== 0 && kvmSetSregs(vcpu, run.s.regs.sregs) !== 0) return -ERRNO.EINVAL;
+  if ((dirty & KVM_SYNC_X86.REGS) !== 0) {
+    kvmSetRegs(vcpu, run.s.regs.regs);
+    run.kvm_dirty_regs &= ~KVM_SYNC_X86.REGS;
+  }
+  if ((dirty & KVM_SYNC_X86.SREGS) !== 0) {
+    if (kvmSetSregs(vcpu, run.s.regs.sregs) !== 0) return -ERRNO.EINVAL;
+    run.kvm_dirty_regs &= ~KVM_SYNC_X86.SREGS;
+  }
   if ((dirty & KVM_SYNC_X86.EVENTS) !== 0 && kvmSetVcpuEvents(vcpu, run.s.regs.events) !== 0)
     return -ERRNO.EINVAL;
   run.kvm_dirty_regs = 0;
@@ -199,14 +205,17 @@ function storeRegs(vcpu: Vcpu): void {
   run.flags = (vcpu.arch.hflags & KVM_RUN_X86.SMM) !== 0 ? KVM_RUN_X86.SMM : 0;
   run.cr8 = BigInt(kvmLapicGetCr8(vcpu));
   run.apic_base = BigInt(vcpu.arch.apicBase);
-  run.ready_for_interrupt_injection = windowReady(vcpu) ? 1 : 0;
+  run.ready_for_interrupt_injection = kvm.arch.irqchipInKernel || readyForInjection(vcpu) ? 1 : 0;
   if ((run.kvm_valid_regs & KVM_SYNC_X86.REGS) !== 0) run.s.regs.regs = kvmGetRegs(vcpu);
   if ((run.kvm_valid_regs & KVM_SYNC_X86.SREGS) !== 0) run.s.regs.sregs = kvmGetSregs(vcpu);
   if ((run.kvm_valid_regs & KVM_SYNC_X86.EVENTS) !== 0) run.s.regs.events = kvmGetVcpuEvents(vcpu);
 }
 
-const windowReady = (vcpu: Vcpu): boolean =>
-  !vcpu.arch.interrupt.injected && vcpu.kvm.module.ops.interruptAllowed(vcpu, 'query') > 0;
+/** kvm_vcpu_ready_for_interrupt_injection(): at an instruction boundary, with no event half injected. */
+const readyForInjection = (vcpu: Vcpu): boolean =>
+  !kvmEventNeedsReinjection(vcpu) &&
+  !vcpu.arch.exception.pending &&
+  vcpu.kvm.module.ops.interruptAllowed(vcpu, 'query') > 0;
 
 /** What must be settled before the loop: pending signal, refused sync_regs, the rest of the last instruction. 1: go on. */
 function* beforeRun(vcpu: Vcpu): Steps<number> {
@@ -216,6 +225,7 @@ function* beforeRun(vcpu: Vcpu): Steps<number> {
     srcuUnlock(vcpu);
     yield* kvmVcpuBlock(vcpu);
     srcuLock(vcpu);
+    kvmApicAcceptEvents(vcpu);
     return vcpu.task?.signalPending === true ? interrupted(vcpu) : -ERRNO.EAGAIN;
   }
   if (((run.kvm_valid_regs | run.kvm_dirty_regs) & ~KVM_SYNC_VALID) !== 0) return -ERRNO.EINVAL;

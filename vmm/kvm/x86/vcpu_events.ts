@@ -6,7 +6,7 @@ import { VECTOR } from '../../../lib/x86/exceptions.ts';
 import type { Vcpu } from '../kvm_host.ts';
 import { KVM_REQ } from '../request_numbers.ts';
 import { kvmCheckRequest, kvmClearRequest, kvmMakeRequest, kvmTestRequest } from '../requests.ts';
-import { pair } from './cache_regs.ts';
+import { high, low, pair } from './cache_regs.ts';
 import { kvmSetXcr } from './cr.ts';
 import { kvmSetDr } from './dr.ts';
 import { processNmi } from './events.ts';
@@ -20,9 +20,13 @@ export function kvmGetVcpuEvents(vcpu: Vcpu): KvmVcpuEvents {
   if (kvmCheckRequest(KVM_REQ.NMI, vcpu)) processNmi(vcpu);
   const ev = kvmVcpuEvents();
   const ex = arch.exception;
-  // Without the payload capability, userspace sees a pending exception as injected.
-  ev.exception.injected = flag(kvm.arch.exceptionPayloadEnabled ? ex.injected : ex.injected || ex.pending);
-  ev.exception.pending = flag(kvm.arch.exceptionPayloadEnabled && ex.pending);
+  // A software exception happens again when its instruction does; its length has no place in the ABI.
+  if (ex.vector !== VECTOR.BP && ex.vector !== VECTOR.OF) {
+    // Without the payload capability, userspace sees a pending exception as injected, too.
+    const conflated = ex.pending && !kvm.arch.exceptionPayloadEnabled;
+    ev.exception.injected = flag(ex.injected || conflated);
+    ev.exception.pending = flag(ex.pending);
+  }
   ev.exception.nr = ex.vector;
   ev.exception.has_error_code = flag(ex.hasErrorCode);
   ev.exception.error_code = ex.errorCode;
@@ -55,16 +59,19 @@ export function kvmSetVcpuEvents(vcpu: Vcpu, ev: KvmVcpuEvents): number {
   if ((ev.flags & KVM_VCPUEVENT_VALID.PAYLOAD) !== 0 && !kvm.arch.exceptionPayloadEnabled) return 1;
   if ((ev.flags & KVM_VCPUEVENT_VALID.TRIPLE_FAULT) !== 0 && !kvm.arch.tripleFaultEvent) return 1;
   const payload = (ev.flags & KVM_VCPUEVENT_VALID.PAYLOAD) !== 0;
-  if (payload && ev.exception.pending !== 0 && ev.exception.injected !== 0) return 1;
   const pending = payload && ev.exception.pending !== 0;
-  if ((ev.exception.injected !== 0 || pending) && (ev.exception.nr > 31 || ev.exception.nr === VECTOR.NMI))
-    return 1;
+  const injected = !pending && ev.exception.injected !== 0;
+  if ((injected || pending) && (ev.exception.nr > 31 || ev.exception.nr === VECTOR.NMI)) return 1;
+  processNmi(vcpu);
   arch.exceptionFromUserspace = pending;
-  arch.exception.injected = ev.exception.injected !== 0;
+  arch.exception.injected = injected;
   arch.exception.pending = pending;
   arch.exception.vector = ev.exception.nr;
   arch.exception.hasErrorCode = ev.exception.has_error_code !== 0;
   arch.exception.errorCode = ev.exception.error_code;
+  arch.exception.hasPayload = pending && ev.exception_has_payload !== 0;
+  arch.exception.payloadLo = low(ev.exception_payload);
+  arch.exception.payloadHi = high(ev.exception_payload);
   arch.interrupt.injected = ev.interrupt.injected !== 0;
   arch.interrupt.nr = ev.interrupt.nr;
   arch.interrupt.soft = ev.interrupt.soft !== 0;

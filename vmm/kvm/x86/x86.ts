@@ -16,6 +16,7 @@ import type { Kvm, Vcpu } from '../kvm_host.ts';
 import type { KvmArchOps } from '../kvm_host_x86.ts';
 import { vcpuLoad, vcpuPut } from '../kvm_main.ts';
 import { kvmCreateLapic, kvmFreeLapic, lapicInKernel, vcpuApic } from './lapic.ts';
+import { kvmVcpuReset } from './mp_state.ts';
 import { kvmSetTsc } from './msr.ts';
 import { kvmArchVcpuIoctlRun, kvmArchVcpuRunnable } from './run.ts';
 
@@ -53,7 +54,7 @@ function vcpuCreate(vcpu: Vcpu, buses: Buses): number {
   if (kvm.arch.irqchipInKernel && bus !== undefined) kvmCreateLapic(vcpu, bus);
   const err = kvm.module.ops.vcpuCreate(vcpu);
   if (err === 0) {
-    kvm.module.ops.vcpuReset(vcpu, 'reset');
+    kvmVcpuReset(vcpu, 'reset');
     kvmSetTsc(vcpu, 0n);
   } else kvmFreeLapic(vcpu);
   sched.preemptEnable();
