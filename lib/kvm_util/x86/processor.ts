@@ -10,6 +10,7 @@ import { KVM_MP_STATE } from '../../uapi/vcpu_state.ts';
 import type { Steps } from '../backend.ts';
 import { KVM_UTIL_MIN_VADDR, type KvmVcpu, type KvmVm } from '../kvm_util.ts';
 import { TEST_ASSERT } from '../test_util.ts';
+import { writeGuestGlobal } from '../guest_global.ts';
 import { vmPgd, vmVaddrAlloc, writeGuest } from './page_table.ts';
 
 /** Selectors as upstream lays out its GDT. */
@@ -116,6 +117,8 @@ export function* vmVcpuAdd(vm: KvmVm, id: number, entry: Gva): Steps<KvmVcpu> {
   const vcpu = yield* __vmVcpuAdd(vm, id);
   const { fd } = vcpu;
   fd.setCpuid2(vm.backend.kvm.getSupportedCpuid());
+  // kvm_arch_vm_post_create(): udelay() in the guest counts by it. An image without the library has no such symbol.
+  if (vm.symbols.has('guest_tsc_khz')) writeGuestGlobal(vm, 'guest_tsc_khz', BigInt(fd.getTscKhz()), 4);
   const stack =
     vmVaddrAlloc(vm, DEFAULT_STACK_PGS * PAGE, KVM_UTIL_MIN_VADDR) + BigInt(DEFAULT_STACK_PGS * PAGE);
   TEST_ASSERT(stack % 16n === 0n, 'the stack allocator did not provide a page-aligned stack');

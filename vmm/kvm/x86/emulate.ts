@@ -9,7 +9,7 @@ import {
   KVM_INTERNAL_ERROR,
   KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES,
 } from '../../../lib/uapi/run.ts';
-import { PFERR } from '../../../lib/x86/exceptions.ts';
+import { PFERR, VECTOR } from '../../../lib/x86/exceptions.ts';
 import { GPR, RFLAGS } from '../../../lib/x86/registers.ts';
 import { spend } from '../../machine/cost/ledger.ts';
 import { COST } from '../../machine/cost/points.ts';
@@ -29,7 +29,8 @@ import {
   type EmulatedFault,
 } from './emulate_ctxt.ts';
 import { emulateBinary, emulateUnary } from './emulate_ops.ts';
-import { kvmInjectEmulatedException } from './events.ts';
+import { kvmInjectEmulatedException, kvmQueueException } from './events.ts';
+import { kvmSingleStep } from './skip.ts';
 import { mmioExit, mmioPieces, readPiece, writePiece } from './mmio.ts';
 
 const toBytes = (value: bigint, size: number): Uint8Array =>
@@ -61,13 +62,22 @@ function injectFault(vcpu: Vcpu, fault: EmulatedFault): number {
   return 1;
 }
 
-/** handle_emulation_failure(): userspace sees the bytes. */
+/** handle_emulation_failure(): user code gets UD; for the kernel's, userspace sees the bytes and the exit. */
 function emulationFailure(vcpu: Vcpu, bytes: Uint8Array): number {
   vcpu.stat.insn_emulation_fail++;
-  const { run } = vcpu;
+  const { run, kvm } = vcpu;
+  kvmQueueException(vcpu, VECTOR.UD);
+  if (kvm.module.ops.getCpl(vcpu) !== 0) return 1;
   run.exit_reason = KVM_EXIT.INTERNAL_ERROR;
   run.emulation_failure.suberror = KVM_INTERNAL_ERROR.EMULATION;
-  run.emulation_failure.ndata = bytes.length === 0 ? 0 : 4;
+  // The flags, the bytes with their number if there are any, and five words about the exit.
+  const first = bytes.length === 0 ? 1 : 3;
+  const info = { reason: 0, info1: 0, info2: 0, intrInfo: 0, errorCode: 0 };
+  kvm.module.ops.getExitInfo(vcpu, info);
+  const words = [info.reason, info.info1, info.info2, info.intrInfo, info.errorCode];
+  for (const [i, word] of words.entries())
+    run.internal.data[first + i] = i === 1 ? BigInt(word) : BigInt(word >>> 0);
+  run.emulation_failure.ndata = first + words.length;
   run.emulation_failure.flags =
     bytes.length === 0 ? 0n : BigInt(KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES);
   run.emulation_failure.insn_size = bytes.length;
@@ -75,6 +85,7 @@ function emulationFailure(vcpu: Vcpu, bytes: Uint8Array): number {
   run.emulation_failure.insn_bytes.set(bytes);
   run.internal.suberror = KVM_INTERNAL_ERROR.EMULATION;
   run.internal.ndata = run.emulation_failure.ndata;
+  run.internal.data[0] = run.emulation_failure.flags;
   return 0;
 }
 
@@ -93,10 +104,14 @@ const isPlainStore = (insn: DecodedInsn): boolean =>
 const storeValue = (vcpu: Vcpu, insn: DecodedInsn): bigint =>
   insn.form === FORM.RM_I ? immediate(insn, insn.size) : readRegister(vcpu, insn.reg, insn.size);
 
-/** The instruction is done: RIP moves on and the interrupt shadow ends. */
+/** The instruction is done: RIP moves on, the interrupt shadow and RF end, a step is reported. */
 function finish(vcpu: Vcpu, insn: DecodedInsn): number {
+  const { ops } = vcpu.kvm.module;
+  const rflags = ops.getRflags(vcpu);
   kvmRipAdvance(vcpu, insn.length);
-  vcpu.kvm.module.ops.setInterruptShadow(vcpu, 0);
+  ops.setInterruptShadow(vcpu, 0);
+  ops.setRflags(vcpu, rflags & ~RFLAGS.RF);
+  kvmSingleStep(vcpu, rflags);
   return 1;
 }
 
@@ -194,7 +209,15 @@ function emulateString(vcpu: Vcpu, insn: DecodedInsn): number | undefined {
   const to = kvmRegisterRead(vcpu, GPR.RDI);
   const turn = (): number => stringTurn(vcpu, insn);
   if (insn.op === OP.STOS) return store(vcpu, insn, to, readRegister(vcpu, GPR.RAX, insn.size), turn);
-  const from = kvmRegisterRead(vcpu, GPR.RSI);
+  // Only the source obeys a segment prefix.
+  const from = linearAddress(vcpu, {
+    ...insn,
+    base: GPR.RSI,
+    index: -1,
+    disp: 0,
+    dispHi: 0,
+    ripRelative: false,
+  });
   return load(vcpu, { ...insn, form: FORM.R_RM }, from, insn.size, (value) =>
     store(vcpu, insn, to, value, turn),
   );
