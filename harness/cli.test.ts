@@ -31,6 +31,7 @@ describe('nestbed', () => {
     [['run', '--no-such'], "Unknown option '--no-such'"],
     [['run', 'positional'], "Unexpected argument 'positional'"],
     [['run', '-t', 'ucall_smoke_test', '--trace', '/no/such/folder/t'], '--trace /no/such/folder/t: ENOENT'],
+    [['run', '--timeout', '0'], '--timeout takes a positive number'],
     [['run', '--', '-s', '2'], 'test options after -- need a test'],
     [['list', 'x'], 'list takes no argument'],
     [['run', '-t', 'memslot_perf_test', '--', '-s', 'abc'], 'strtol("abc") failed'],
@@ -61,6 +62,11 @@ describe('nestbed', () => {
     out = [];
     expect(await main(['run', '-l', '-t', 'memslot_perf_test -s 512', '-t', 'ucall_smoke_test'])).toBe(0);
     expect(out).toEqual(['memslot_perf_test -s 512\n', 'ucall_smoke_test\n']);
+  });
+
+  it('gives a test up that takes too long', async () => {
+    expect(await main(['run', '--timeout', '0.05', '-t', 'memslot_perf_test -s 64 -l 1 -f 3 -e 3'])).toBe(1);
+    expect(out.join('')).toContain('TIMEOUT 0.05 seconds');
   });
 
   it('runs a test in each form of report', async () => {

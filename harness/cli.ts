@@ -8,7 +8,8 @@ import { listCommand, runCommand } from './commands.ts';
 const usage = `nestbed - a conformance suite and laboratory for nested virtualization
 
   nestbed run [-l] [-t TEST]... [-P module.param=value]... [--seed N]
-              [--reporter summary|ktap|junit] [--trace FILE] [-- test options]
+              [--reporter summary|ktap|junit] [--trace FILE] [--timeout S]
+              [-- test options]
   nestbed list
   nestbed --version | --help
 
@@ -17,6 +18,7 @@ const usage = `nestbed - a conformance suite and laboratory for nested virtualiz
   -P M.P=V       set a module parameter, as in kvm_intel.ept=0
   --seed N       seed of everything that is left to chance (default 1)
   --trace FILE   write KVM's trace events to FILE as ftrace prints them
+  --timeout S    give a test up after S seconds (default 120)
   --reporter R   form of the result on standard output; progress goes to standard error
 
   Without -t every test runs with its quick options. What follows -- is given to each test that -t names.

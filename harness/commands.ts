@@ -29,6 +29,7 @@ const runOptions = {
   seed: { type: 'string', default: '1' },
   reporter: { type: 'string', default: 'summary' },
   trace: { type: 'string' },
+  timeout: { type: 'string', default: '120' },
 } as const satisfies ParseArgsConfig['options'];
 
 /** One selected test with the options it gets. */
@@ -52,6 +53,12 @@ function parseSeed(text: string): number {
   if (!Number.isSafeInteger(seed) || seed > 0xffff_ffff)
     throw new UsageError(`--seed takes a number from 0 to 4294967295, not '${text}'`);
   return seed;
+}
+
+function parseTimeout(text: string): number {
+  const seconds = /^\d+(\.\d+)?$/.test(text) ? Number(text) : 0;
+  if (seconds === 0) throw new UsageError(`--timeout takes a positive number of seconds, not '${text}'`);
+  return seconds;
 }
 
 async function findTest(name: string): Promise<Selftest> {
@@ -104,6 +111,7 @@ export async function runCommand(
     version: io.version,
     reporter: makeReporter(io.write),
     trace: values.trace,
+    timeoutSeconds: parseTimeout(values.timeout),
   });
 }
 
@@ -114,6 +122,7 @@ interface RunAll {
   readonly reporter: Reporter;
   /** File that gets KVM's trace events. */
   readonly trace: string | undefined;
+  readonly timeoutSeconds: number;
 }
 
 /** A file that takes lines; opened before anything runs, so that a bad name is bad input. */
@@ -157,6 +166,7 @@ function runAll(selected: readonly Selection[], all: RunAll): number {
       seed: all.seed,
       params: all.params,
       args,
+      timeoutSeconds: all.timeoutSeconds,
       heartbeat: () => progress.beat(),
       onPrint: (line) => progress.note(line),
       ...(trace.line === undefined ? {} : { onTrace: trace.line }),

@@ -14,6 +14,8 @@ export interface RunConfig {
   readonly args: readonly string[];
   /** A sign of life: called now and then while the simulation runs. */
   readonly heartbeat?: () => void;
+  /** Wall-clock seconds after which the run is given up; default 120, as in the selftests' settings file. */
+  readonly timeoutSeconds?: number;
   /** Receives each line as the test prints it. */
   readonly onPrint?: (line: string) => void;
   /** Receives KVM's trace events as ftrace prints them; without it nothing is recorded. */
@@ -23,6 +25,8 @@ export interface RunConfig {
 
 const quote = (word: string): string =>
   /^[\w.=/:,+-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
+
+const DEFAULT_TIMEOUT_SECONDS = 120;
 
 /** The command line that runs the same case again. */
 export function rerunLine(name: string, config: RunConfig): string {
@@ -50,6 +54,11 @@ export function runSelftest(test: Selftest, config: RunConfig): TestResult {
     config.onPrint?.(line);
   };
   const began = performance.now();
+  const limit = config.timeoutSeconds ?? DEFAULT_TIMEOUT_SECONDS;
+  const heartbeat = (): void => {
+    config.heartbeat?.();
+    if (performance.now() - began > limit * 1000) throw new TestFailure(`TIMEOUT ${limit} seconds`);
+  };
   let verdict: { status: Status; message: string } = { status: 'pass', message: '' };
   try {
     const backend = createEmulatedHost({
@@ -57,7 +66,7 @@ export function runSelftest(test: Selftest, config: RunConfig): TestResult {
       params: config.params,
       ...(test.nrCpus === undefined ? {} : { nrCpus: test.nrCpus }),
       ...(test.ramBytes === undefined ? {} : { ramBytes: test.ramBytes }),
-      ...(config.heartbeat === undefined ? {} : { heartbeat: config.heartbeat }),
+      heartbeat,
       ...config.host,
     });
     const { onTrace } = config;
