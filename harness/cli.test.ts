@@ -38,6 +38,7 @@ describe('nestbed', () => {
     [['run', '-t', 'memslot_perf_test', '--', '-s', '1'], 'Slot count cap must be larger than 1'],
     [['run', '-t', 'memslot_perf_test', '--', '-f', '9'], 'First test to run cannot be greater'],
     [['run', '-t', 'memslot_perf_test -e 2 -f 3'], 'First test to run cannot be greater'],
+    [['run', '-t', 'dirty_log_test', '--', '-Z'], "invalid option -- 'Z'"],
     [['run', '-t', 'memslot_perf_test', '--', 'x'], "unexpected argument 'x'"],
   ])('refuses %j with one line and exit code 2', async (argv, message) => {
     expect(await main(argv)).toBe(2);

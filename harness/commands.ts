@@ -157,7 +157,6 @@ function openTrace(file: string | undefined): {
 function runAll(selected: readonly Selection[], all: RunAll): number {
   const trace = openTrace(all.trace);
   const names = selected.map((s) => s.test.name);
-  all.reporter.start({ version: all.version, seed: all.seed, cpu: 'skylake', params: all.params }, names);
   const progress = createProgress(process.stderr, names.length);
   const results: TestResult[] = [];
   for (const [i, { test, args }] of selected.entries()) {
@@ -172,6 +171,9 @@ function runAll(selected: readonly Selection[], all: RunAll): number {
       ...(trace.line === undefined ? {} : { onTrace: trace.line }),
     });
     progress.end();
+    // Only now: a test that refuses its options leaves nothing but its one line.
+    if (i === 0)
+      all.reporter.start({ version: all.version, seed: all.seed, cpu: 'skylake', params: all.params }, names);
     results.push(result);
     all.reporter.result(result, i);
   }
