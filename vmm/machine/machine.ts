@@ -18,11 +18,12 @@ import { resetCpu } from './cpu/system/reset.ts';
 import { Rng } from './cpu/system/rng.ts';
 import { SystemUnit } from './cpu/system/system_unit.ts';
 import { BugError } from './errors.ts';
-import { MAX_CPUS } from './layout.ts';
+import { MAX_CPUS, TLB_BLOCK_SIZE } from './layout.ts';
 import { FrameTable } from './memory/frames.ts';
 import { PhysMem } from './memory/phys_mem.ts';
 import { dropFastFrame, dropWriteTags } from './mmu/fast.ts';
 import { Mmu, type TlbPolicy } from './mmu/mmu.ts';
+import type { TlbStorage } from './tlb/tlb_array.ts';
 import { skylakeVmxCaps } from './vmx/caps.ts';
 import { VmxUnit } from './vmx/vmx_unit.ts';
 
@@ -56,8 +57,8 @@ export interface Machine {
 export function createMachine(options: MachineOptions): Machine {
   const { profile, nrCpus, seed } = options;
   if (!(nrCpus >= 1 && nrCpus <= MAX_CPUS)) throw new BugError(`${nrCpus} CPUs are not possible`);
-  const mem = new PhysMem(options.ramBytes);
-  const frames = new FrameTable(mem.size);
+  const mem = new PhysMem(options.ramBytes, nrCpus * TLB_BLOCK_SIZE);
+  const frames = new FrameTable(mem.size, mem.memory.buffer);
   const cpus: Cpu[] = [];
   const forAll =
     (drop: (cpu: Cpu, frame: number) => void) =>
@@ -82,6 +83,13 @@ export function createMachine(options: MachineOptions): Machine {
   return machine;
 }
 
+/** Where the modelled TLB of a CPU lies. */
+const tlbStorage = (mem: PhysMem, id: number): TlbStorage => ({
+  buffer: mem.memory.buffer,
+  offset: mem.size + id * TLB_BLOCK_SIZE,
+  size: TLB_BLOCK_SIZE,
+});
+
 function createCpu(machine: Machine, options: MachineOptions, cpuid: CpuidTable, id: number): Cpu {
   const { profile, mem, frames, apicBus: bus, io, code, rng } = machine;
   const cpu = new Cpu(id, mem, frames, profile.prices);
@@ -89,7 +97,13 @@ function createCpu(machine: Machine, options: MachineOptions, cpuid: CpuidTable,
   const apic = new LocalApic({ id, bus, host, tscPerTick: profile.tscKhz / CRYSTAL_KHZ, bsp: id === 0 });
   const sys = new SystemUnit({ cpuid, io, apic, rng, maxPhyAddr: profile.maxPhysBits });
   const vmx = new VmxUnit(skylakeVmxCaps());
-  cpu.attach({ mmu: new Mmu({ profile, tlb: options.tlb }), vmx, sys, apic, code });
+  cpu.attach({
+    mmu: new Mmu({ profile, tlb: options.tlb, storage: tlbStorage(mem, id) }),
+    vmx,
+    sys,
+    apic,
+    code,
+  });
   defineMsrs(sys.msrs, profile.vendor);
   if (profile.vendor === 'intel') {
     for (const [msr, [lo, hi]] of vmx.caps.msrs) sys.msrs.constant(msr, `IA32_VMX MSR`, lo, hi);

@@ -8,7 +8,13 @@ import { decodeAt } from './decode/decoder.ts';
 import type { DecodedInsn } from './decode/insn.ts';
 import { DECODE, OP } from './decode/ops.ts';
 import { HOT, REC, REC_WORDS, recordPosition } from './hot.ts';
-import { CODE_RECORD_BASE, CODE_RECORD_BYTES, CODE_TABLE_BASE, CODE_TABLE_BYTES } from '../layout.ts';
+import {
+  CODE_RECORD_BASE,
+  CODE_RECORD_BYTES,
+  CODE_SLOT_BASE,
+  CODE_TABLE_BASE,
+  CODE_TABLE_BYTES,
+} from '../layout.ts';
 import { lower } from './lower.ts';
 import type { PhysMem } from '../memory/phys_mem.ts';
 
@@ -43,7 +49,7 @@ export class CodeCache {
   constructor(mem: PhysMem, dropWriteTags: (pfn: number) => void) {
     this.mem = mem;
     this.#dropWriteTags = dropWriteTags;
-    this.slotOf = new Uint8Array(mem.size / PAGE);
+    this.slotOf = new Uint8Array(mem.memory.buffer, CODE_SLOT_BASE, mem.size / PAGE);
     for (let slot = NR_SLOTS - 1; slot > 0; slot--) this.#freeSlots.push(slot);
   }
 

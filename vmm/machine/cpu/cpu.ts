@@ -4,6 +4,7 @@ import type { LocalApic } from '../apic/local_apic.ts';
 import type { Prices, Spender } from '../cost/ledger.ts';
 import { NR_COST_POINTS } from '../cost/points.ts';
 import {
+  COUNTS_OFFSET,
   CPU_BLOCK_BASE,
   CPU_BLOCK_SIZE,
   CPU_STATE_BYTES,
@@ -52,7 +53,7 @@ export class Cpu implements Spender {
   readonly s: Int32Array;
   readonly fast: FastTlb;
   readonly clock: Float64Array;
-  readonly counts: Float64Array = new Float64Array(NR_COST_POINTS);
+  readonly counts: Float64Array;
   readonly prices: Prices;
   readonly fault: FaultInfo = {
     kind: FAULT.NONE,
@@ -96,6 +97,7 @@ export class Cpu implements Spender {
     this.frames = frames;
     this.prices = prices;
     this.s = new Int32Array(buffer, base, (CPU_STATE_BYTES - 16) / 4);
+    this.counts = new Float64Array(buffer, base + COUNTS_OFFSET, NR_COST_POINTS);
     this.clock = new Float64Array(buffer, base + CPU_STATE_BYTES - 16, 1);
     this.fast = {
       readTag: column(0),

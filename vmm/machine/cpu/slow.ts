@@ -13,9 +13,13 @@ import { fetchAddress, isFetchFast } from './fetch.ts';
 import { REC, REC_WORDS, WHY } from './hot.ts';
 import { FAST_TLB_ENTRIES, RAM_BASE } from '../layout.ts';
 import { ACCESS } from '../mmu/access.ts';
+import { makeQuickWalk, QUICK } from '../mmu/quick_walk.ts';
 import { translate } from '../mmu/translate.ts';
 import { SCRATCH } from './regs.ts';
 import { FAULT, RUN, S, SEGN } from './state.ts';
+
+/** So many misses of the fast TLB make the quick walk worth its compilation. */
+const QUICK_AFTER = 8192;
 
 /**
  * Continue after the loop stopped for `why` at record `p`: a record to go on with (RIP is at its instruction, which must
@@ -112,6 +116,20 @@ function refuse(cpu: Cpu, p: number, lo: number, hi: number, kind: number): numb
   return -1;
 }
 
+/** Walk in WebAssembly, once the CPU has missed often enough for that to be worth its compilation. */
+function quickWalk(cpu: Cpu, lo: number, hi: number, access: number): number {
+  const { mmu, frames } = cpu;
+  const { quick } = mmu;
+  if (quick === undefined) {
+    if (++mmu.misses === QUICK_AFTER) mmu.quick = makeQuickWalk(cpu, mmu);
+    return QUICK.NO;
+  }
+  if (mmu.check !== 'off') return QUICK.NO;
+  const { mode, group, space, globalSpace } = mmu;
+  const managed = frames.managed ? 1 : 0;
+  return quick(lo, hi, access, mode, group, space, globalSpace, frames.retirements, managed);
+}
+
 /**
  * The fast TLB has no entry for an access of record `p` at (lo, hi); `kind` is ACCESS | (size - 1) << 8. Ask the MMU.
  * The first record of the instruction if it can be done again; 0 if it must be executed out of line; -1: cpu.fault is
@@ -120,7 +138,9 @@ function refuse(cpu: Cpu, p: number, lo: number, hi: number, kind: number): numb
 export function refill(cpu: Cpu, p: number, lo: number, hi: number, kind: number): number {
   if ((lo & (kind >> 8)) !== 0) return 0;
   const access = kind & ACCESS.KIND;
-  if (translate(cpu, lo, hi, access) < 0) return refuse(cpu, p, lo, hi, access);
+  const done = quickWalk(cpu, lo, hi, access);
+  if (done === QUICK.DONE) return p - (cpu.mem.i32[p + REC.POS]! >> 16) * REC_WORDS;
+  if (done === QUICK.NO && translate(cpu, lo, hi, access) < 0) return refuse(cpu, p, lo, hi, access);
   const { s } = cpu;
   if (!isDataFast(cpu, lo, hi, access) || !isPageCurrent(cpu, s[S.RIP]!, s[S.RIP + 1]!)) return 0;
   return p - (cpu.mem.i32[p + REC.POS]! >> 16) * REC_WORDS;

@@ -6,7 +6,7 @@
 import { BugError, SanitizerError } from '../errors.ts';
 import { PAGE_SHIFT, type Pfn } from '../../../lib/x86/addr.ts';
 import { hex } from '../../../lib/x86/bits.ts';
-import { RAM_BASE } from '../layout.ts';
+import { FRAME_HINT_BASE, FRAME_STATE_BASE, RAM_BASE } from '../layout.ts';
 
 /** States of a frame. UNMANAGED frames have no struct page: the host kernel does not map them. */
 export const FRAME = { RESERVED: 0, FREE: 1, ALLOCATED: 2, UNMANAGED: 3 } as const;
@@ -36,11 +36,16 @@ export class FrameTable {
   readonly #names: string[] = ['nobody'];
   readonly #nameIds = new Map<string, number>([['nobody', 0]]);
 
-  constructor(memBytes: number) {
+  /** `buffer`: the machine's memory, whose reserved part then holds what other than TypeScript reads, too. */
+  constructor(memBytes: number, buffer?: ArrayBuffer) {
     this.nrFrames = memBytes >>> PAGE_SHIFT;
-    this.state = new Uint8Array(this.nrFrames);
+    const [state, hint] =
+      buffer === undefined
+        ? [new ArrayBuffer(this.nrFrames), new ArrayBuffer(this.nrFrames * 2)]
+        : [buffer, buffer];
+    this.state = new Uint8Array(state, buffer === undefined ? 0 : FRAME_STATE_BASE, this.nrFrames);
     this.epoch = new Uint32Array(this.nrFrames);
-    this.fastHint = new Uint16Array(this.nrFrames);
+    this.fastHint = new Uint16Array(hint, buffer === undefined ? 0 : FRAME_HINT_BASE, this.nrFrames);
     this.retiredAt = new Uint32Array(this.nrFrames);
     this.#takenBy = new Int32Array(this.nrFrames);
     this.#leftBy = new Int32Array(this.nrFrames);

@@ -27,11 +27,14 @@ export class PhysMem {
   /** Exclusive end of RAM in bytes; addresses from here on are devices or nothing. */
   readonly size: number;
 
-  /** `ramBytes`: RAM above the firmware-reserved area, rounded up to 64 KiB. */
-  constructor(ramBytes: number) {
+  /**
+   * `ramBytes`: RAM above the firmware-reserved area, rounded up to 64 KiB. `behindBytes`: machine state that lies
+   * behind RAM, where no physical address leads to.
+   */
+  constructor(ramBytes: number, behindBytes = 0) {
     const size = RAM_BASE + Math.ceil(ramBytes / WASM_PAGE) * WASM_PAGE;
     if (!(ramBytes > 0) || size > RAM_LIMIT) throw new BugError(`RAM of ${ramBytes} bytes is out of range`);
-    const pages = size / WASM_PAGE;
+    const pages = (size + behindBytes) / WASM_PAGE;
     const { Memory } = (globalThis as unknown as { WebAssembly: WasmNamespace }).WebAssembly;
     this.memory = new Memory({ initial: pages, maximum: pages });
     const buffer = this.memory.buffer;

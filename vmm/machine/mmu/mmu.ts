@@ -7,7 +7,8 @@
 import type { CpuProfile } from '../cost/profiles.ts';
 import { FlushLedger } from '../tlb/flush_ledger.ts';
 import { TagSpaces } from '../tlb/tag_spaces.ts';
-import { TlbArray, type TlbShape } from '../tlb/tlb_array.ts';
+import { TlbArray, type TlbShape, type TlbStorage } from '../tlb/tlb_array.ts';
+import type { QuickWalk } from './quick_walk.ts';
 import type { StaleHit } from './stale_hit.ts';
 
 /** Replacement of the modelled TLB: the profile's sizes; nothing is ever evicted; nothing is ever kept. */
@@ -16,6 +17,8 @@ export type TlbPolicy = 'real' | 'keep-forever' | 'keep-nothing';
 export interface MmuOptions {
   readonly profile: CpuProfile;
   readonly tlb: TlbPolicy;
+  /** Where the linear mappings lie if they have their real size; elsewhere without it. */
+  readonly storage?: TlbStorage;
 }
 
 /** Bits of `Mmu.mode`: all that decides, besides the tables and PKRU, whether an access is allowed. */
@@ -81,6 +84,10 @@ export class Mmu {
   /** Called for every use of a translation that the tables no longer give, while `check` is 'hits'. */
   onStaleHit: (hit: StaleHit) => void = () => {};
 
+  /** The walk of the most common case, once there were enough misses of the fast TLB: see quick_walk.ts. */
+  quick: QuickWalk | undefined = undefined;
+  misses = 0;
+
   /** The current context, set by mmuContextChanged(). */
   mode = 0;
   pkru = 0;
@@ -112,7 +119,7 @@ export class Mmu {
     const { profile, tlb } = options;
     this.policy = tlb;
     this.profile = profile;
-    this.tlb = new TlbArray(shapeOf(tlb, profile.tlb.sets, profile.tlb.ways));
+    this.tlb = new TlbArray(shapeOf(tlb, profile.tlb.sets, profile.tlb.ways), options.storage);
     this.gp = new TlbArray(shapeOf(tlb, profile.tlb.gpSets, profile.tlb.gpWays));
     this.reservedHi = 0xf_ffff & (-1 << (profile.maxPhysBits - 32));
   }

@@ -14,30 +14,47 @@ export interface TlbShape {
   readonly ways: number;
 }
 
+/** Memory for an array whose size is known: a part of a buffer, zeroed. */
+export interface TlbStorage {
+  readonly buffer: ArrayBuffer;
+  readonly offset: number;
+  readonly size: number;
+}
+
+/** Words at the front of the index. */
+// prettier-ignore
+export const INDEX = {
+  USED: 0,       // valid records
+  USED_LARGE: 1, // ... of large pages
+  EVICTIONS: 2,  // records evicted by replacement
+  MOVED: 3,      // the index lies elsewhere now
+  BUCKETS: 4,
+} as const;
+
+const { USED, USED_LARGE, EVICTIONS, MOVED, BUCKETS } = INDEX;
 const { KEY_HI, SPACE, NEXT, BEFORE, AFTER, HASH, RAM } = ENTRY;
 const STRIDE = ENTRY_WORDS * 1;
 const FAST_MASK = FAST_TLB_ENTRIES - 1;
 const FIRST_CAPACITY = 1024;
 const FIRST_SPACES = 64;
-const HI_FACTOR = 0x2545f491;
-const GROUP_FACTOR = 0x61c88647;
+/** In a TlbStorage. */
+const STORED_SPACES = 1024;
+/** The hash of a page: its number, its high word and its group by these factors. */
+export const HASH_FACTOR = { HI: 0x2545f491, GROUP: 0x61c88647 } as const;
+const HI_FACTOR = HASH_FACTOR.HI;
+const GROUP_FACTOR = HASH_FACTOR.GROUP;
 
 export class TlbArray {
   /** Records as words, and the same bytes as doubles. Replaced when the array grows: read the field each time. */
   i: Int32Array;
   f: Float64Array;
-  /** Number of valid records, and of those of large pages. */
-  used = 0;
-  usedLarge = 0;
-  /** Records evicted by replacement. */
-  evictions = 0;
   /** By slot of the fast TLB: the record that it stands for, or -1. */
-  readonly fastRecord: Int32Array = new Int32Array(FAST_TLB_ENTRIES).fill(-1);
+  readonly fastRecord: Int32Array;
   /** Called when a record goes that the fast TLB's slot stands for. */
   onDropFast: (slot: number) => void = () => {};
   readonly shape: TlbShape;
   /**
-   * The index, in one array because each array costs: hash buckets (first record or -1), then two words for each set
+   * The index, in one array because each array costs: INDEX, hash buckets (first record or -1), then two words for each set
    * (next way, ways in use), then two for each space (first record or -1, number of records).
    */
   #x: Int32Array;
@@ -50,18 +67,49 @@ export class TlbArray {
   #top = 0;
   #free = -1;
 
-  constructor(shape: TlbShape) {
+  /** `storage` is used for sets and ways only. */
+  constructor(shape: TlbShape, storage?: TlbStorage) {
     this.shape = shape;
     this.#sets = shape.sets;
     this.#ways = shape.ways;
     this.#capacity = shape.sets === 0 ? FIRST_CAPACITY : shape.sets * shape.ways;
-    const buffer = new ArrayBuffer(this.#capacity * STRIDE * 4);
-    this.i = new Int32Array(buffer);
-    this.f = new Float64Array(buffer);
+    const bytes = this.#capacity * STRIDE * 4;
+    const stored = shape.sets > 0 && shape.ways > 0 ? storage : undefined;
+    const buffer = stored?.buffer ?? new ArrayBuffer(bytes);
+    const offset = stored?.offset ?? 0;
+    this.i = new Int32Array(buffer, offset, bytes / 4);
+    this.f = new Float64Array(buffer, offset, bytes / 8);
+    this.fastRecord =
+      stored === undefined
+        ? new Int32Array(FAST_TLB_ENTRIES)
+        : new Int32Array(buffer, offset + bytes, FAST_TLB_ENTRIES);
+    this.fastRecord.fill(-1);
     for (let b = 0; b < this.i.length; b += STRIDE) this.i[b + SPACE] = -1;
     this.#x = new Int32Array(0);
     this.#mask = this.#setBase = this.#spaceBase = 0;
-    this.#layOutIndex(FIRST_SPACES);
+    if (stored === undefined) this.#layOutIndex(FIRST_SPACES);
+    else this.#layOutIndex(STORED_SPACES, { ...stored, offset: offset + bytes + FAST_TLB_ENTRIES * 4 });
+  }
+
+  /** Number of valid records, and of those of large pages. */
+  get used(): number {
+    return this.#x[USED]!;
+  }
+  get usedLarge(): number {
+    return this.#x[USED_LARGE]!;
+  }
+  /** Records evicted by replacement. */
+  get evictions(): number {
+    return this.#x[EVICTIONS]!;
+  }
+  /** The index and where its parts begin: for quick_walk.ts, which does insert() by itself. */
+  get layout(): {
+    readonly index: Int32Array;
+    readonly mask: number;
+    readonly sets: number;
+    readonly spaces: number;
+  } {
+    return { index: this.#x, mask: this.#mask, sets: this.#setBase, spaces: this.#spaceBase };
   }
 
   /** Whether insert() keeps anything. */
@@ -73,7 +121,8 @@ export class TlbArray {
   lookup(lo: number, hi: number, group: number, space: number, global: number): number {
     const i = this.i;
     const key = lo & ~0xfff;
-    let b = this.#x[((lo >>> 12) + Math.imul(hi, HI_FACTOR) + Math.imul(group, GROUP_FACTOR)) & this.#mask]!;
+    const hash = (lo >>> 12) + Math.imul(hi, HI_FACTOR) + Math.imul(group, GROUP_FACTOR);
+    let b = this.#x[BUCKETS + (hash & this.#mask)]!;
     while (b >= 0) {
       if (i[b] === key && i[b + KEY_HI] === hi) {
         const tag = i[b + SPACE]!;
@@ -90,7 +139,7 @@ export class TlbArray {
       const shift = 12 + 9 * code;
       const key = (lo & (-1 << shift)) | code;
       const hash = (lo >>> shift) + Math.imul(hi, HI_FACTOR) + Math.imul(group, GROUP_FACTOR);
-      for (let b = this.#x[hash & this.#mask]!; b >= 0; b = i[b + NEXT]!) {
+      for (let b = this.#x[BUCKETS + (hash & this.#mask)]!; b >= 0; b = i[b + NEXT]!) {
         const tag = i[b + SPACE]!;
         if (i[b] === key && i[b + KEY_HI] === hi && (tag === space || tag === global)) return b;
       }
@@ -107,7 +156,7 @@ export class TlbArray {
     const i = this.i;
     const x = this.#x;
     const hash = (page + Math.imul(hi, HI_FACTOR) + Math.imul(group, GROUP_FACTOR)) | 0;
-    const bucket = hash & this.#mask;
+    const bucket = BUCKETS + (hash & this.#mask);
     const list = this.#spaceBase + 2 * space;
     const head = x[list]!;
     i[b] = (lo & (-1 << shift)) | code;
@@ -121,8 +170,8 @@ export class TlbArray {
     x[bucket] = b;
     x[list] = b;
     x[list + 1]!++;
-    this.used++;
-    if (code !== 0) this.usedLarge++;
+    x[USED]!++;
+    if (code !== 0) x[USED_LARGE]!++;
     return b;
   }
 
@@ -173,7 +222,7 @@ export class TlbArray {
     const key = i[b]!;
     if ((key & 3) !== 0) this.#dropFastLarge(b);
     else if (this.fastRecord[(key >>> 12) & FAST_MASK] === b) this.onDropFast((key >>> 12) & FAST_MASK);
-    const bucket = i[b + HASH]! & this.#mask;
+    const bucket = BUCKETS + (i[b + HASH]! & this.#mask);
     let at = x[bucket]!;
     if (at === b) x[bucket] = i[b + NEXT]!;
     else {
@@ -187,11 +236,11 @@ export class TlbArray {
     else x[list] = after;
     if (after >= 0) i[after + BEFORE] = before;
     x[list + 1]!--;
-    this.used--;
+    x[USED]!--;
   }
 
   #dropFastLarge(b: number): void {
-    this.usedLarge--;
+    this.#x[USED_LARGE]!--;
     for (let slot = 0; slot < FAST_TLB_ENTRIES; slot++) {
       if (this.fastRecord[slot] === b) this.onDropFast(slot);
     }
@@ -205,7 +254,7 @@ export class TlbArray {
     let way = x[at]!;
     let b = (way * this.#sets + set) * STRIDE;
     if (x[at + 1] === this.#ways) {
-      this.evictions++;
+      x[EVICTIONS]!++;
       this.#unlink(b);
     } else {
       x[at + 1]!++;
@@ -239,23 +288,27 @@ export class TlbArray {
     this.f = new Float64Array(buffer);
     this.#layOutIndex((this.#x.length - this.#spaceBase) / 2);
     for (let b = 0; b < this.#top * STRIDE; b += STRIDE) {
-      const bucket = i[b + HASH]! & this.#mask;
+      const bucket = BUCKETS + (i[b + HASH]! & this.#mask);
       i[b + NEXT] = this.#x[bucket]!;
       this.#x[bucket] = b;
     }
   }
 
   /** (Re)build the index for the present capacity and so many spaces; chains survive if the capacity does. */
-  #layOutIndex(spaces: number): void {
+  #layOutIndex(spaces: number, storage?: TlbStorage): void {
     let buckets = 1;
     while (buckets < this.#capacity * 2) buckets *= 2;
     const old = this.#x;
     const oldSpaces = old.subarray(this.#spaceBase);
-    const sameChains = buckets === this.#setBase;
-    const setBase = buckets;
+    const setBase = BUCKETS + buckets;
+    const sameChains = setBase === this.#setBase;
     const spaceBase = setBase + 2 * this.#sets;
-    const x = new Int32Array(spaceBase + 2 * spaces);
-    x.fill(-1, 0, buckets);
+    const length = spaceBase + 2 * spaces;
+    const x =
+      storage === undefined ? new Int32Array(length) : new Int32Array(storage.buffer, storage.offset, length);
+    x.set(old.subarray(0, BUCKETS));
+    x.fill(-1, BUCKETS, setBase);
+    if (old.length > 0) old[MOVED] = 1;
     if (sameChains) x.set(old.subarray(0, this.#spaceBase));
     for (let n = 0; n < 2 * spaces; n += 2) {
       x[spaceBase + n] = oldSpaces[n] ?? -1;
