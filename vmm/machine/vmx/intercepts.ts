@@ -23,6 +23,9 @@ import {
 import { crAccessQual, drAccessQual } from './intercept_cr.ts';
 import * as W from './words.ts';
 
+/** Above every SYSOP. */
+const NR_SYSOPS = 128;
+
 /** Instructions whose exit depends on a control alone: reason, and the control of the primary or secondary word. */
 interface SimpleExit {
   readonly reason: number;
@@ -57,17 +60,29 @@ const VMX_OPERAND: Readonly<Record<number, number>> = {
   [SYSOP.INVEPT]: EXIT_REASON.INVEPT, [SYSOP.INVVPID]: EXIT_REASON.INVVPID,
 };
 
+/** SIMPLE by the number of the instruction: the reason (-1: not there) and the control, 0 for none. */
+const SIMPLE_REASON = new Int32Array(NR_SYSOPS).fill(-1);
+const SIMPLE_CPU_BASED = new Int32Array(NR_SYSOPS);
+const SIMPLE_SECONDARY = new Int32Array(NR_SYSOPS);
+for (const [op, { reason, cpuBased = 0, secondary = 0 }] of Object.entries(SIMPLE)) {
+  SIMPLE_REASON[Number(op)] = reason;
+  SIMPLE_CPU_BASED[Number(op)] = cpuBased;
+  SIMPLE_SECONDARY[Number(op)] = secondary;
+}
+
 /**
  * In non-root operation: does cpu.insn cause a VM exit? If so the exit is done (true: return RUN.VMEXIT). RIP is still at
  * the instruction. LMSW: its source operand is in sys.value[0].
  */
 export function vmxIntercepts(cpu: Cpu): boolean {
   const { insn, vmx } = cpu;
-  const simple = SIMPLE[insn.op];
-  if (simple !== undefined) {
-    if (simple.cpuBased !== undefined && (vmx.cpuBased & simple.cpuBased) === 0) return false;
-    if (simple.secondary !== undefined && (vmx.secondary & simple.secondary) === 0) return false;
-    return insnExit(cpu, simple.reason, 0, 0);
+  const simple = SIMPLE_REASON[insn.op]!;
+  if (simple >= 0) {
+    const cpuBased = SIMPLE_CPU_BASED[insn.op]!;
+    const secondary = SIMPLE_SECONDARY[insn.op]!;
+    if (cpuBased !== 0 && (vmx.cpuBased & cpuBased) === 0) return false;
+    if (secondary !== 0 && (vmx.secondary & secondary) === 0) return false;
+    return insnExit(cpu, simple, 0, 0);
   }
   const reason = VMX_OPERAND[insn.op];
   if (reason !== undefined) return operandExit(cpu, reason, vmxInsnInfo(insn));

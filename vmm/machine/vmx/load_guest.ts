@@ -4,7 +4,6 @@
  * not modelled); the MSR-load area is msr_areas.ts.
  */
 import { CR0, DR7, EFER } from '../../../lib/x86/registers.ts';
-import { MSR } from '../../../lib/x86/msr.ts';
 import { SECONDARY_EXEC, VM_ENTRY } from '../../../lib/x86/vmx/controls.ts';
 import { VMX_AR, VMX_AR_DPL_SHIFT } from '../../../lib/x86/vmx/guest_state.ts';
 import { VMX_EPTP } from '../../../lib/x86/vmx/controls.ts';
@@ -56,10 +55,10 @@ function loadTables(cpu: Cpu): void {
   const {
     s,
     mem: { i32 },
-    vmx: { base },
+    vmx: { base, stateWord },
   } = cpu;
   // The state words are in the same memory, and both sides have the same layout.
-  i32.copyWithin((s.byteOffset >>> 2) + S.SEG, base + VMCS_SEGS, base + VMCS_SEGS + SEGMENT_WORDS);
+  i32.copyWithin(stateWord + S.SEG, base + VMCS_SEGS, base + VMCS_SEGS + SEGMENT_WORDS);
   s[S.CPL] = (s[SS_AR]! & VMX_AR.DPL_MASK) >>> VMX_AR_DPL_SHIFT;
   s[S.GDTR_BASE] = i32[base + W.GUEST_GDTR_BASE]!;
   s[S.GDTR_BASE + 1] = i32[base + W.GUEST_GDTR_BASE + 1]!;
@@ -74,12 +73,14 @@ function loadMsrs(cpu: Cpu): void {
     s,
     sys,
     mem: { i32 },
-    vmx: { base },
+    vmx: { base, debugctl, pat },
   } = cpu;
   const entry = i32[base + W.ENTRY_CONTROLS]!;
   if ((entry & VM_ENTRY.LOAD_DEBUG_CONTROLS) !== 0) {
     s[DR7_WORD] = (i32[base + W.GUEST_DR7]! & ~DR7_FIXED_0) | DR7.FIXED_1;
-    setMsr(cpu, MSR.IA32_DEBUGCTL, i32[base + W.GUEST_DEBUGCTL]!, i32[base + W.GUEST_DEBUGCTL + 1]!);
+    // The checks on guest state have seen the values of this MSR and of the PAT.
+    debugctl[0] = i32[base + W.GUEST_DEBUGCTL]!;
+    debugctl[1] = i32[base + W.GUEST_DEBUGCTL + 1]!;
   }
   loadSysenter(
     sys.syscall,
@@ -91,8 +92,10 @@ function loadMsrs(cpu: Cpu): void {
   const long = (entry & VM_ENTRY.IA32E_MODE) !== 0 ? EFER.LMA : 0;
   if ((entry & VM_ENTRY.LOAD_IA32_EFER) !== 0) s[S.EFER] = i32[base + W.GUEST_EFER]!;
   else s[S.EFER] = (s[S.EFER]! & ~(EFER.LMA | EFER.LME)) | long | (longEnable(s, long) ? EFER.LME : 0);
-  if ((entry & VM_ENTRY.LOAD_IA32_PAT) !== 0)
-    setMsr(cpu, MSR.IA32_CR_PAT, i32[base + W.GUEST_PAT]!, i32[base + W.GUEST_PAT + 1]!);
+  if ((entry & VM_ENTRY.LOAD_IA32_PAT) !== 0) {
+    pat[0] = i32[base + W.GUEST_PAT]!;
+    pat[1] = i32[base + W.GUEST_PAT + 1]!;
+  }
 }
 
 /** Without "load IA32_EFER", LME follows LMA if paging is on, else it keeps its value. */
@@ -114,14 +117,6 @@ export function loadSysenter(
   syscall[SYSCALL_MSR.SYSENTER_ESP + 1] = i32[esp + 1]!;
   syscall[SYSCALL_MSR.SYSENTER_EIP] = i32[eip]!;
   syscall[SYSCALL_MSR.SYSENTER_EIP + 1] = i32[eip + 1]!;
-}
-
-/** Load an MSR whose value has been checked, unless it has that value. */
-export function setMsr(cpu: Cpu, msr: number, lo: number, hi: number): void {
-  const { msrs } = cpu.sys;
-  const { scratch } = cpu.vmx;
-  msrs.read(cpu, msr, scratch);
-  if (scratch[0] !== lo || scratch[1] !== hi) msrs.write(cpu, msr, lo, hi);
 }
 
 function loadNonRegisterState(cpu: Cpu): void {

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /** VM exit's loading of host state. SDM, "Loading Host State". The host is always in 64-bit mode. */
-import { MSR } from '../../../lib/x86/msr.ts';
 import { DR7, EFER, RFLAGS } from '../../../lib/x86/registers.ts';
 import { PIN_BASED, VM_EXIT } from '../../../lib/x86/vmx/controls.ts';
 import type { Cpu } from '../cpu/cpu.ts';
@@ -8,7 +7,7 @@ import { setRflags } from '../cpu/flags.ts';
 import { ACTIVITY, BLOCKING, S, SEG_WORDS } from '../cpu/state.ts';
 import { mmuContextChanged } from '../mmu/context.ts';
 import { vmxTransitionFlush } from '../mmu/invalidate.ts';
-import { CR0_UNCHANGED, loadSysenter, setMsr } from './load_guest.ts';
+import { CR0_UNCHANGED, loadSysenter } from './load_guest.ts';
 import { VMCS_HOST_SEGS } from './vmcs_layout.ts';
 import * as W from './words.ts';
 
@@ -57,9 +56,9 @@ function loadTables(cpu: Cpu): void {
   const {
     s,
     mem: { i32 },
-    vmx: { base },
+    vmx: { base, stateWord },
   } = cpu;
-  i32.copyWithin((s.byteOffset >>> 2) + S.SEG, base + VMCS_HOST_SEGS, base + VMCS_HOST_SEGS + 8 * SEG_WORDS);
+  i32.copyWithin(stateWord + S.SEG, base + VMCS_HOST_SEGS, base + VMCS_HOST_SEGS + 8 * SEG_WORDS);
   s[S.GDTR_BASE] = i32[base + W.HOST_GDTR_BASE]!;
   s[S.GDTR_BASE + 1] = i32[base + W.HOST_GDTR_BASE + 1]!;
   s[S.GDTR_LIMIT] = 0xffff;
@@ -73,10 +72,11 @@ function loadMsrs(cpu: Cpu): void {
     s,
     sys,
     mem: { i32 },
-    vmx: { base },
+    vmx: { base, debugctl, pat },
   } = cpu;
   const exit = i32[base + W.EXIT_CONTROLS]!;
-  setMsr(cpu, MSR.IA32_DEBUGCTL, 0, 0);
+  debugctl[0] = 0;
+  debugctl[1] = 0;
   loadSysenter(
     sys.syscall,
     i32,
@@ -86,8 +86,10 @@ function loadMsrs(cpu: Cpu): void {
   );
   if ((exit & VM_EXIT.LOAD_IA32_EFER) !== 0) s[S.EFER] = i32[base + W.HOST_EFER]!;
   else s[S.EFER] = s[S.EFER]! | EFER.LMA | EFER.LME;
-  if ((exit & VM_EXIT.LOAD_IA32_PAT) !== 0)
-    setMsr(cpu, MSR.IA32_CR_PAT, i32[base + W.HOST_PAT]!, i32[base + W.HOST_PAT + 1]!);
+  if ((exit & VM_EXIT.LOAD_IA32_PAT) !== 0) {
+    pat[0] = i32[base + W.HOST_PAT]!;
+    pat[1] = i32[base + W.HOST_PAT + 1]!;
+  }
 }
 
 /** Blocking by STI and MOV SS ends; blocking of virtual NMIs was the guest's, and the processor's NMIs are not blocked. */

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /** VM exit's saving of guest state. SDM, "Saving Guest State". Who causes the exit has set RFLAGS.RF as it is to be saved. */
-import { MSR } from '../../../lib/x86/msr.ts';
 import { EFER } from '../../../lib/x86/registers.ts';
 import { VM_ENTRY, VM_EXIT } from '../../../lib/x86/vmx/controls.ts';
 import type { Cpu } from '../cpu/cpu.ts';
@@ -54,9 +53,9 @@ function saveTables(cpu: Cpu): void {
   const {
     s,
     mem: { i32 },
-    vmx: { base },
+    vmx: { base, stateWord },
   } = cpu;
-  const from = (s.byteOffset >>> 2) + S.SEG;
+  const from = stateWord + S.SEG;
   i32.copyWithin(base + VMCS_SEGS, from, from + SEGMENT_WORDS);
   i32[base + W.GUEST_GDTR_BASE] = s[S.GDTR_BASE]!;
   i32[base + W.GUEST_GDTR_BASE + 1] = s[S.GDTR_BASE + 1]!;
@@ -71,13 +70,14 @@ function saveMsrs(cpu: Cpu): void {
     s,
     sys: { syscall },
     mem: { i32 },
-    vmx: { base },
+    vmx: { base, debugctl, pat },
   } = cpu;
   const exit = i32[base + W.EXIT_CONTROLS]!;
   if ((exit & VM_EXIT.SAVE_DEBUG_CONTROLS) !== 0) {
     i32[base + W.GUEST_DR7] = s[DR7_WORD]!;
     i32[base + W.GUEST_DR7 + 1] = 0;
-    saveMsr(cpu, MSR.IA32_DEBUGCTL, base + W.GUEST_DEBUGCTL);
+    i32[base + W.GUEST_DEBUGCTL] = debugctl[0]!;
+    i32[base + W.GUEST_DEBUGCTL + 1] = debugctl[1]!;
   }
   i32[base + W.GUEST_SYSENTER_CS] = syscall[SYSCALL_MSR.SYSENTER_CS]!;
   i32[base + W.GUEST_SYSENTER_ESP] = syscall[SYSCALL_MSR.SYSENTER_ESP]!;
@@ -88,16 +88,12 @@ function saveMsrs(cpu: Cpu): void {
     i32[base + W.GUEST_EFER] = s[S.EFER]!;
     i32[base + W.GUEST_EFER + 1] = s[S.EFER + 1]!;
   }
-  if ((exit & VM_EXIT.SAVE_IA32_PAT) !== 0) saveMsr(cpu, MSR.IA32_CR_PAT, base + W.GUEST_PAT);
+  if ((exit & VM_EXIT.SAVE_IA32_PAT) !== 0) {
+    i32[base + W.GUEST_PAT] = pat[0]!;
+    i32[base + W.GUEST_PAT + 1] = pat[1]!;
+  }
   if ((exit & VM_EXIT.SAVE_VMX_PREEMPTION_TIMER) !== 0) i32[base + W.GUEST_TIMER] = timerTicksLeft(cpu);
   // IA32_VMX_MISC bit 5: the IA-32e mode guest control follows EFER.LMA.
   const long = (s[S.EFER]! & EFER.LMA) !== 0 ? VM_ENTRY.IA32E_MODE : 0;
   i32[base + W.ENTRY_CONTROLS] = (i32[base + W.ENTRY_CONTROLS]! & ~VM_ENTRY.IA32E_MODE) | long;
-}
-
-function saveMsr(cpu: Cpu, msr: number, word: number): void {
-  const { scratch } = cpu.vmx;
-  cpu.sys.msrs.read(cpu, msr, scratch);
-  cpu.mem.i32[word] = scratch[0]!;
-  cpu.mem.i32[word + 1] = scratch[1]!;
 }

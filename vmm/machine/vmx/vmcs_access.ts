@@ -18,7 +18,7 @@ import { spend } from '../cost/ledger.ts';
 import { COST } from '../cost/points.ts';
 import type { Cpu } from '../cpu/cpu.ts';
 import { SanitizerError } from '../errors.ts';
-import { VMCS_WORD, vmcsDirties, vmcsEpochWord } from './vmcs_layout.ts';
+import { VMCS_EPOCH_SHIFT, VMCS_STATE, VMCS_WORD, vmcsEffects } from './vmcs_layout.ts';
 import { vmFail } from './vmx_result.ts';
 import { VMX_RESULT } from './vmx_unit.ts';
 
@@ -65,8 +65,8 @@ export function vmwriteField(cpu: Cpu, field: number, lo: number, hi: number): n
 
 /** VM-exit information fields, unless IA32_VMX_MISC says that VMWRITE may write them. */
 function isReadOnly(cpu: Cpu, full: number): boolean {
-  const writable = (cpu.vmx.caps.misc & VMX_MISC.VMWRITE_SHADOW_RO_FIELDS) !== 0;
-  return !writable && vmcsFieldType(full) === VMCS_TYPE.INFO;
+  if (vmcsFieldType(full) !== VMCS_TYPE.INFO) return false;
+  return (cpu.vmx.caps.misc & VMX_MISC.VMWRITE_SHADOW_RO_FIELDS) === 0;
 }
 
 function store(cpu: Cpu, field: number, full: number, lo: number, hi: number): void {
@@ -80,9 +80,11 @@ function store(cpu: Cpu, field: number, full: number, lo: number, hi: number): v
     i32[at] = lo;
     if ((width & 1) === 1) i32[at + 1] = hi;
   }
-  i32[base + VMCS_WORD.STATE] = i32[base + VMCS_WORD.STATE]! & ~vmcsDirties(full);
-  const epochWord = vmcsEpochWord(full);
-  if (epochWord !== -1) i32[base + epochWord] = epochOf(cpu, i32[at]!, i32[at + 1]!);
+  const effects = vmcsEffects(full);
+  if (effects === 0) return;
+  i32[base + VMCS_WORD.STATE] = i32[base + VMCS_WORD.STATE]! & ~(effects & VMCS_STATE.BITS);
+  const epochWord = effects >>> VMCS_EPOCH_SHIFT;
+  if (epochWord !== 0) i32[base + epochWord] = epochOf(cpu, i32[at]!, i32[at + 1]!);
 }
 
 /** Epoch of the frame that a physical address lies in; -1 outside of memory. */
@@ -90,7 +92,15 @@ function epochOf(cpu: Cpu, lo: number, hi: number): number {
   return hi === 0 ? (cpu.frames.epoch[lo >>> 12] ?? -1) : -1;
 }
 
+/** The word of the memory that L0 accesses. */
 function checkAccess(cpu: Cpu, field: number, access: Access): number {
+  const { vmx } = cpu;
+  const word = vmx.caps.fieldWord[field] ?? -1;
+  return word !== -1 && vmx.currentVmcs !== -1 ? vmx.base + word : checkHighAccess(cpu, field, access);
+}
+
+/** The same where the table has no word: the high half of a field, or L0's bug. */
+function checkHighAccess(cpu: Cpu, field: number, access: Access): number {
   if (cpu.vmx.currentVmcs === -1) {
     throw new SanitizerError(`CPU ${cpu.id}: ${access} of field ${hex(field)} without a current VMCS`);
   }

@@ -3,6 +3,7 @@
  * VMXON, VMXOFF, VMCLEAR, VMPTRLD, VMPTRST as functions of their physical-address operand. SDM, the VMX instruction
  * reference. Checks that end in UD or GP belong to the guest instruction (guest_insns.ts); L0 breaking one is a bug.
  */
+import { MSR } from '../../../lib/x86/msr.ts';
 import { CR4 } from '../../../lib/x86/registers.ts';
 import { hex } from '../../../lib/x86/bits.ts';
 import { pfn } from '../../../lib/x86/addr.ts';
@@ -43,6 +44,9 @@ export function vmxon(cpu: Cpu, pa: number): number {
   vmx.vmxon = true;
   vmx.vmxonPtr = pa;
   vmx.currentVmcs = -1;
+  vmx.stateWord = cpu.s.byteOffset >>> 2;
+  vmx.debugctl = cpu.sys.msrs.cell(MSR.IA32_DEBUGCTL);
+  vmx.pat = cpu.sys.msrs.cell(MSR.IA32_CR_PAT);
   return VMX_RESULT.SUCCEED;
 }
 

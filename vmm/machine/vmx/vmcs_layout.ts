@@ -110,7 +110,16 @@ function computeDirties(): Uint8Array {
 }
 
 const LAYOUT = computeLayout();
-const DIRTIES = computeDirties();
+/** Where vmcsEffects() has the epoch's word. */
+export const VMCS_EPOCH_SHIFT = 8;
+
+function computeEffects(epoch: Int16Array): Int32Array {
+  return Int32Array.from(computeDirties(), (bits, field) =>
+    epoch[field] === -1 ? bits : bits | (epoch[field]! << VMCS_EPOCH_SHIFT),
+  );
+}
+
+const EFFECTS = computeEffects(LAYOUT.epoch);
 
 /** Words in use, all inside of VMCS_REGION_BYTES. */
 export const VMCS_WORDS_USED = LAYOUT.used;
@@ -121,5 +130,5 @@ export const vmcsWord = (field: number): number => LAYOUT.word[field] ?? -1;
 /** Word of the epoch that goes with an address field; -1 if the field holds no address. */
 export const vmcsEpochWord = (field: number): number => LAYOUT.epoch[field] ?? -1;
 
-/** The STATE bits (checks that passed) that a write to the field makes unknown. */
-export const vmcsDirties = (field: number): number => DIRTIES[field] ?? 0;
+/** What a write to the field does besides: the STATE bits (checks that passed) that it makes unknown; epoch's word, or 0. */
+export const vmcsEffects = (field: number): number => EFFECTS[field] ?? 0;

@@ -53,6 +53,13 @@ export class VmxUnit {
   /** For MSR values in transit. */
   readonly scratch = new Int32Array(2);
 
+  // What VMXON looks up once, so that entry and exit need not.
+  /** The CPU's state words as an index into the memory's words. */
+  stateWord = 0;
+  /** The values of IA32_DEBUGCTL and IA32_PAT. */
+  debugctl: Int32Array = this.scratch;
+  pat: Int32Array = this.scratch;
+
   constructor(caps: VmxCaps) {
     this.caps = caps;
   }

@@ -32,6 +32,7 @@ export interface StoredMsr {
 export class MsrFile {
   readonly #defs = new Map<number, MsrDef>();
   readonly #resets: (() => void)[] = [];
+  readonly #cells = new Map<number, Int32Array>();
 
   /** Add or replace a register. */
   define(msr: number, def: MsrDef): void {
@@ -43,6 +44,7 @@ export class MsrFile {
     const { name, valid, resetLo = 0, resetHi = 0, maskLo = -1, maskHi = -1 } = stored;
     const value = Int32Array.of(resetLo, resetHi);
     this.#resets.push(() => value.set([resetLo, resetHi]));
+    this.#cells.set(msr, value);
     this.define(msr, {
       name,
       read: (_cpu, out) => out.set(value),
@@ -59,6 +61,13 @@ export class MsrFile {
   /** Add a read-only constant. */
   constant(msr: number, name: string, lo: number, hi: number): void {
     this.define(msr, { name, read: (_cpu, out) => out.set([lo, hi]) });
+  }
+
+  /** The value (low, high) of a register that only stores, for whoever has checked what it writes there. */
+  cell(msr: number): Int32Array {
+    const value = this.#cells.get(msr);
+    if (value === undefined) throw new BugError(`${this.nameOf(msr)} is not a stored register`);
+    return value;
   }
 
   /** The stored registers' values as after RESET; the others belong to their owners. */
