@@ -6,7 +6,7 @@
 import type { Cpu } from './cpu.ts';
 import { S } from './state.ts';
 
-/** Words of `cpu.s` that belong to the interpreter; nothing in them outlives one instruction, FX apart. */
+/** Words of `cpu.s` that belong to the interpreter; nothing in them outlives one instruction, FX and the MMU context apart. */
 // prettier-ignore
 export const SCRATCH = {
   TMP:  960, // (2) memory operand of a cracked instruction
@@ -23,6 +23,8 @@ export const SCRATCH = {
   EVICTIONS: 978, // evictions of the modelled TLB
   DELTA: 979, // fast TLB's addend
   TABLE: 980, // word index of the page's offset table
+  // The MMU's context, for the quick walk; written by mmuContextChanged():
+  MODE: 981, GROUP: 982, SPACE: 983, GLOBAL_SPACE: 984,
   FX:   512, // 128 words: the x87 and SSE image of FXSAVE and FXRSTOR
 } as const;
 

@@ -117,7 +117,7 @@ function refuse(cpu: Cpu, p: number, lo: number, hi: number, kind: number): numb
 }
 
 /** Walk in WebAssembly, once the CPU has missed often enough for that to be worth its compilation. */
-function quickWalk(cpu: Cpu, lo: number, hi: number, access: number): number {
+function quickWalk(cpu: Cpu, p: number, lo: number, hi: number, access: number): number {
   const { mmu, frames } = cpu;
   const { quick } = mmu;
   if (quick === undefined) {
@@ -125,20 +125,19 @@ function quickWalk(cpu: Cpu, lo: number, hi: number, access: number): number {
     return QUICK.NO;
   }
   if (mmu.check !== 'off') return QUICK.NO;
-  const { mode, group, space, globalSpace } = mmu;
-  const managed = frames.managed ? 1 : 0;
-  return quick(lo, hi, access, mode, group, space, globalSpace, frames.retirements, managed);
+  return quick(p, lo, hi, access, frames.managed ? frames.retirements : -1);
 }
 
 /**
  * The fast TLB has no entry for an access of record `p` at (lo, hi); `kind` is ACCESS | (size - 1) << 8. Ask the MMU.
- * The first record of the instruction if it can be done again; 0 if it must be executed out of line; -1: cpu.fault is
+ * The first record of the instruction if it can be done again; the next record if it has been done (but not counted); 0 if it must be executed out of line; -1: cpu.fault is
  * set. RIP and the clock have been written back; the clock may have moved.
  */
 export function refill(cpu: Cpu, p: number, lo: number, hi: number, kind: number): number {
   if ((lo & (kind >> 8)) !== 0) return 0;
   const access = kind & ACCESS.KIND;
-  const done = quickWalk(cpu, lo, hi, access);
+  const done = quickWalk(cpu, p, lo, hi, access);
+  if (done === QUICK.EXECUTED) return p + REC_WORDS;
   if (done === QUICK.DONE) return p - (cpu.mem.i32[p + REC.POS]! >> 16) * REC_WORDS;
   if (done === QUICK.NO && translate(cpu, lo, hi, access) < 0) return refuse(cpu, p, lo, hi, access);
   const { s } = cpu;

@@ -575,7 +575,8 @@ export function tier0(cpu: Cpu, deadline: number): number {
       const executed = slice - left; clock[0] = clock[0]! + executed; counts[INSN] = counts[INSN]! + executed;
       s[DELTA] = delta;
       const again = refill(cpu, p, lo, hi, kind);
-      slice = Math.min(Math.max(Math.ceil(deadline - clock[0]), 1), MAX_SLICE) | 0; left = slice;
+      slice = Math.min(Math.max(Math.ceil(deadline - clock[0]), 1), MAX_SLICE) | 0;
+      left = again > p ? (slice - 1) | 0 : slice; // done already, or to be done (again)
       if (again <= 0) { why = again === 0 ? REFUSED : FAULT; break; }
       p = again;
     }

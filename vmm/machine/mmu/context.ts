@@ -7,6 +7,7 @@
  */
 import { CR4 } from '../../../lib/x86/registers.ts';
 import type { Cpu } from '../cpu/cpu.ts';
+import { SCRATCH } from '../cpu/regs.ts';
 import { S } from '../cpu/state.ts';
 import { ep4taOf, NO_TAG, PCID_GLOBAL } from '../tlb/tag_spaces.ts';
 import { dropAllFast, dropFastSlot } from './fast.ts';
@@ -60,6 +61,10 @@ export function mmuContextChanged(cpu: Cpu): void {
   mmu.gpSpace = c[at + CTX.GP_SPACE]!;
   mmu.gpGroup = c[at + CTX.GP_GROUP]!;
   s[S.CTX] = c[at + CTX.XOR]!;
+  s[SCRATCH.MODE] = mode;
+  s[SCRATCH.GROUP] = mmu.group;
+  s[SCRATCH.SPACE] = mmu.space;
+  s[SCRATCH.GLOBAL_SPACE] = mmu.globalSpace;
   if ((mode & MODE.EPT) !== 0) {
     const root = eptpLo & ~0xfff;
     mmu.eptRoot = (eptpHi & 0xf_ffff) === 0 && root >>> 0 < cpu.mem.size ? root : -1;

@@ -8,6 +8,7 @@
 import { PTE } from '../../../lib/x86/paging.ts';
 import { COST } from '../cost/points.ts';
 import type { Cpu } from '../cpu/cpu.ts';
+import { HOT, REC } from '../cpu/hot.ts';
 import { SCRATCH } from '../cpu/regs.ts';
 import { S } from '../cpu/state.ts';
 import * as layout from '../layout.ts';
@@ -26,20 +27,14 @@ export const QUICK = {
   NO:     0, // not the common case: nothing has happened
   DONE:   1, // the fast TLB has the page for the access, and the page of RIP as the interpreter knows it
   FILLED: 2, // translated, but the above has to be looked at
+  EXECUTED: 3, // as DONE, and the instruction of record p, a plain 64-bit load or store, has been executed
 } as const;
 
-/** kind: ACCESS.READ or WRITE; seq: FrameTable.retirements; managed: 0 or 1; the others as in Mmu. */
-export type QuickWalk = (
-  lo: number,
-  hi: number,
-  kind: number,
-  mode: number,
-  group: number,
-  space: number,
-  globalSpace: number,
-  seq: number,
-  managed: number,
-) => number;
+/**
+ * For an access of record `p` at lo/hi. `kind`: ACCESS.READ or WRITE; `seq`: FrameTable.retirements, or -1 if nobody
+ * manages frames (then nothing has been retired). Few parameters, because more than these go by the stack.
+ */
+export type QuickWalk = (p: number, lo: number, hi: number, kind: number, seq: number) => number;
 
 const { const: k, add, sub, mul, and, or, xor, shl, shrS, shrU, eq, ne, eqz, load, load8, store } = i32;
 const { when, loopWhile, ret, select } = wasm;
@@ -87,16 +82,14 @@ const has = (value: Code, bits: number): Code => and(value, k(bits));
 
 /** Writes the function; each method is one stretch of it. */
 class Writer {
-  readonly locals = new Locals(9);
+  readonly locals = new Locals(5);
+  readonly p = this.locals.next();
   readonly lo = this.locals.next();
   readonly hi = this.locals.next();
   readonly kind = this.locals.next();
-  readonly mode = this.locals.next();
-  readonly group = this.locals.next();
-  readonly space = this.locals.next();
-  readonly globalSpace = this.locals.next();
   readonly seq = this.locals.next();
-  readonly managed = this.locals.next();
+  readonly mode = this.locals.next();
+  readonly space = this.locals.next();
   readonly tables = [0, 1, 2, 3, 4].map(() => this.locals.next());
   readonly entries = [0, 1, 2, 3, 4].map(() => this.locals.next());
   readonly at = this.locals.next();
@@ -144,17 +137,22 @@ class Writer {
 
   /** TlbArray.lookup(): leave if there is a record, or large ones, or the index is elsewhere. */
   lookup(): Code {
-    const { place, lo, hi, group, hash, b, t, u } = this;
-    const tags = or(eq(u.get, this.space.get), eq(u.get, this.globalSpace.get));
+    const { place, lo, hi, mode, space, hash, b, t, u } = this;
+    const tags = or(eq(u.get, space.get), eq(u.get, this.s(SCRATCH.GLOBAL_SPACE)));
     const same = and(eq(this.of(t, ENTRY.KEY_LO), has(lo.get, PAGE)), eq(this.of(t, ENTRY.KEY_HI), hi.get));
     return [
-      leaveIf(has(this.mode.get, MODE.LA57 | MODE.EPT | MODE.PKE)),
+      mode.set(this.s(SCRATCH.MODE)),
+      space.set(this.s(SCRATCH.SPACE)),
+      leaveIf(has(mode.get, MODE.LA57 | MODE.EPT | MODE.PKE)),
       leaveIf(i32.gtU(add(shrS(hi.get, k(15)), k(1)), k(1))),
       leaveIf(
         or(load(NONE, place.index + word(INDEX.USED_LARGE)), load(NONE, place.index + word(INDEX.MOVED))),
       ),
       hash.set(
-        add(add(shrU(lo.get, k(12)), mul(hi.get, k(HASH_FACTOR.HI))), mul(group.get, k(HASH_FACTOR.GROUP))),
+        add(
+          add(shrU(lo.get, k(12)), mul(hi.get, k(HASH_FACTOR.HI))),
+          mul(this.s(SCRATCH.GROUP), k(HASH_FACTOR.GROUP)),
+        ),
       ),
       b.set(load(shl(has(hash.get, place.mask), k(2)), place.buckets)),
       loopWhile(
@@ -212,7 +210,7 @@ class Writer {
         load8(or(shl(has(mode.get, 31), k(3)), perm.get), this.place.cpu + layout.QUICK_RIGHTS_OFFSET),
       ),
       leaveIf(eqz(and(shrU(rights.get, kind.get), k(1)))),
-      when(this.managed.get, ...this.tables.map((table) => leaveIf(this.isFree(table)))),
+      when(i32.geS(this.seq.get, k(0)), ...this.tables.map((table) => leaveIf(this.isFree(table)))),
     ].flat();
   }
 
@@ -236,7 +234,6 @@ class Writer {
       rec.set(this.bytesOf(b)),
       this.dropFast(),
       this.leaveChain(),
-      this.leaveSpace(),
     ].flat();
   }
 
@@ -278,6 +275,11 @@ class Writer {
     ].flat();
   }
 
+  /** The record changes from the space of the evicted one to its own. */
+  changeSpace(): Code {
+    return when(ne(this.of(this.rec, ENTRY.SPACE), this.space.get), this.leaveSpace(), this.joinSpace());
+  }
+
   leaveSpace(): Code {
     const { place, rec, t, u } = this;
     const list = shl(this.of(rec, ENTRY.SPACE), k(3));
@@ -307,18 +309,10 @@ class Writer {
     ].flat();
   }
 
-  /** TlbArray.insert()'s links. */
-  link(): Code {
-    const { place, rec, b, t, u, hash, space } = this;
-    const { KEY_LO, KEY_HI, SPACE, NEXT, BEFORE, AFTER, HASH } = ENTRY;
+  joinSpace(): Code {
+    const { place, rec, b, t, u, space } = this;
+    const { BEFORE, AFTER } = ENTRY;
     return [
-      u.set(shl(has(hash.get, place.mask), k(2))),
-      this.put(rec, KEY_LO, has(this.lo.get, PAGE)),
-      this.put(rec, KEY_HI, this.hi.get),
-      this.put(rec, SPACE, space.get),
-      this.put(rec, HASH, hash.get),
-      this.put(rec, NEXT, load(u.get, place.buckets)),
-      store(u.get, place.buckets, b.get),
       u.set(shl(space.get, k(3))),
       t.set(load(u.get, place.spaces)),
       this.put(rec, BEFORE, k(-1)),
@@ -329,13 +323,28 @@ class Writer {
     ].flat();
   }
 
+  /** TlbArray.insert()'s key and chain. */
+  link(): Code {
+    const { place, rec, b, u, hash, space } = this;
+    const { KEY_LO, KEY_HI, SPACE, NEXT, HASH } = ENTRY;
+    return [
+      u.set(shl(has(hash.get, place.mask), k(2))),
+      this.put(rec, KEY_LO, has(this.lo.get, PAGE)),
+      this.put(rec, KEY_HI, this.hi.get),
+      this.put(rec, SPACE, space.get),
+      this.put(rec, HASH, hash.get),
+      this.put(rec, NEXT, load(u.get, place.buckets)),
+      store(u.get, place.buckets, b.get),
+    ].flat();
+  }
+
   /** What walkAndCache() writes into the record; `space` becomes the one that it goes to. */
   rightsOfRecord(): Code {
     const { entries, perm, mode, h1, space, t } = this;
     const e1 = entries[1]!.get;
     return [
       t.set(and(shrU(has(e1, PTE.G), k(8)), shrU(has(mode.get, MODE.PGE), k(7)))),
-      space.set(select(t.get, this.globalSpace.get, space.get)),
+      space.set(select(t.get, this.s(SCRATCH.GLOBAL_SPACE), space.get)),
       perm.set(
         or(
           or(perm.get, shl(t.get, k(3))),
@@ -351,7 +360,7 @@ class Writer {
     const pcid = shl(has(this.s(S.CR3), 0xfff), k(16));
     return [
       this.put(rec, ENTRY.PERM, this.perm.get),
-      this.put(rec, ENTRY.SEQ, this.seq.get),
+      this.put(rec, ENTRY.SEQ, select(i32.ltS(this.seq.get, k(0)), NONE, this.seq.get)),
       this.putDouble(rec, ENTRY_F64.HPA, f64.fromI32(hpa)),
       this.put(rec, ENTRY.RAM, hpa),
       this.putDouble(rec, ENTRY_F64.GPA, f64.fromI32(hpa)),
@@ -409,7 +418,33 @@ class Writer {
       t.set(and(t.get, eq(column(4), this.s(SCRATCH.DELTA)))),
       when(eqz(t.get), ret(k(QUICK.FILLED))),
       store(NONE, place.cpu + word(SCRATCH.EVICTIONS), load(NONE, place.index + word(INDEX.EVICTIONS))),
+      this.execute(),
       k(QUICK.DONE),
+    ].flat();
+  }
+
+  /** Do what record `p` says if it is a whole instruction by itself, and a 64-bit load or store. */
+  execute(): Code {
+    const { p, lo, t, u, slot } = this;
+    const field = (n: number): Code => load(p.get, word(n));
+    const copy = (to: Code, toBase: number, from: Code, fromBase: number): Code =>
+      [
+        store(to, toBase, load(from, fromBase)),
+        store(to, toBase + 4, load(from, fromBase + 4)),
+        ret(k(QUICK.EXECUTED)),
+      ].flat();
+    const state = this.place.cpu;
+    return [
+      p.set(shl(p.get, k(2))),
+      u.set(field(REC.K)),
+      slot.set(or(this.tables[0]!.get, has(lo.get, 0xfff))),
+      when(
+        eqz(shrS(field(REC.POS), k(16))),
+        t.set(shl(field(REC.S), k(2))),
+        when(eq(u.get, k(HOT.ST64)), copy(slot.get, 0, t.get, state)),
+        t.set(shl(field(REC.D), k(2))),
+        when(and(eq(u.get, k(HOT.LD64)), eqz(field(REC.X))), copy(t.get, state, slot.get, 0)),
+      ),
     ].flat();
   }
 
@@ -421,6 +456,7 @@ class Writer {
       this.evict(),
       this.charge(),
       this.rightsOfRecord(),
+      this.changeSpace(),
       this.link(),
       this.record(),
       this.fill(),

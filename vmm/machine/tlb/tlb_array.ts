@@ -157,19 +157,18 @@ export class TlbArray {
     const x = this.#x;
     const hash = (page + Math.imul(hi, HI_FACTOR) + Math.imul(group, GROUP_FACTOR)) | 0;
     const bucket = BUCKETS + (hash & this.#mask);
-    const list = this.#spaceBase + 2 * space;
-    const head = x[list]!;
+    const before = i[b + SPACE]!;
+    // An evicted record keeps its place in the list if the new one is of the same space.
+    if (before !== space) {
+      if (before >= 0) this.#leaveSpace(b, before);
+      this.#joinSpace(b, space);
+    }
     i[b] = (lo & (-1 << shift)) | code;
     i[b + KEY_HI] = hi;
     i[b + SPACE] = space;
     i[b + HASH] = hash;
     i[b + NEXT] = x[bucket]!;
-    i[b + BEFORE] = -1;
-    i[b + AFTER] = head;
-    if (head >= 0) i[head + BEFORE] = b;
     x[bucket] = b;
-    x[list] = b;
-    x[list + 1]!++;
     x[USED]!++;
     if (code !== 0) x[USED_LARGE]!++;
     return b;
@@ -178,6 +177,7 @@ export class TlbArray {
   /** Drop one record. */
   remove(b: number): void {
     this.#unlink(b);
+    this.#leaveSpace(b, this.i[b + SPACE]!);
     this.i[b + SPACE] = -1;
     if (this.#sets === 0) {
       this.i[b + NEXT] = this.#free;
@@ -215,7 +215,31 @@ export class TlbArray {
     return dropped;
   }
 
-  /** Take a record out of its hash chain, its space and the fast TLB. */
+  #joinSpace(b: number, space: number): void {
+    const i = this.i;
+    const x = this.#x;
+    const list = this.#spaceBase + 2 * space;
+    const head = x[list]!;
+    i[b + BEFORE] = -1;
+    i[b + AFTER] = head;
+    if (head >= 0) i[head + BEFORE] = b;
+    x[list] = b;
+    x[list + 1]!++;
+  }
+
+  #leaveSpace(b: number, space: number): void {
+    const i = this.i;
+    const x = this.#x;
+    const list = this.#spaceBase + 2 * space;
+    const before = i[b + BEFORE]!;
+    const after = i[b + AFTER]!;
+    if (before >= 0) i[before + AFTER] = after;
+    else x[list] = after;
+    if (after >= 0) i[after + BEFORE] = before;
+    x[list + 1]!--;
+  }
+
+  /** Take a record out of its hash chain and the fast TLB; it stays in the list of its space. */
   #unlink(b: number): void {
     const i = this.i;
     const x = this.#x;
@@ -229,13 +253,6 @@ export class TlbArray {
       while (i[at + NEXT] !== b) at = i[at + NEXT]!;
       i[at + NEXT] = i[b + NEXT]!;
     }
-    const list = this.#spaceBase + 2 * i[b + SPACE]!;
-    const before = i[b + BEFORE]!;
-    const after = i[b + AFTER]!;
-    if (before >= 0) i[before + AFTER] = after;
-    else x[list] = after;
-    if (after >= 0) i[after + BEFORE] = before;
-    x[list + 1]!--;
     x[USED]!--;
   }
 
@@ -283,6 +300,7 @@ export class TlbArray {
     this.#capacity *= 2;
     const buffer = new ArrayBuffer(this.#capacity * STRIDE * 4);
     const i = new Int32Array(buffer);
+    i.fill(-1, this.i.length);
     i.set(this.i);
     this.i = i;
     this.f = new Float64Array(buffer);
