@@ -256,7 +256,7 @@ export interface KvmX86Ops {
 
   vcpuPreRun(vcpu: Vcpu): number;
   /** Enter the guest and run it up to a VM exit; yields when its slice ends. The result is EXIT_FASTPATH.*. */
-  vcpuRun(vcpu: Vcpu): Steps<number>;
+  vcpuRun(vcpu: Vcpu): MaybeSteps<number>;
   /** 1: go on, 0: to userspace, below zero: errno. */
   handleExit(vcpu: Vcpu, fastpath: number): MaybeSteps<number>;
   handleExitIrqoff(vcpu: Vcpu): void;

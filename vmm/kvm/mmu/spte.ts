@@ -59,14 +59,17 @@ export const isWritablePte = (lo: number): boolean => (lo & SPTE_LO.WRITABLE) !=
 /** The table or page that a present entry points at. */
 export const spteHpa = (lo: number): number => lo & SPTE_LO.PFN_MASK;
 
+/** By level; a power would be computed each time. */
+const PAGES_PER_HPAGE = [0, 1, 2 ** 9, 2 ** 18, 2 ** 27, 2 ** 36, 2 ** 45];
+
 /** Index of a gfn in its table of `level`. */
 export function spteIndex(gfn: number, level: number): number {
   if (level <= 3) return ((gfn | 0) >>> (9 * (level - 1))) & 511;
-  return Math.floor(gfn / 2 ** (9 * (level - 1))) & 511;
+  return Math.floor(gfn / PAGES_PER_HPAGE[level]!) & 511;
 }
 
 /** KVM_PAGES_PER_HPAGE(): frames that an entry of `level` covers. */
-export const pagesPerHpage = (level: number): number => 2 ** (9 * (level - 1));
+export const pagesPerHpage = (level: number): number => PAGES_PER_HPAGE[level]!;
 
 /** make_nonleaf_spte(): low word. The high word is SPTE_HI.TDP_AD_DISABLED or 0. */
 export const makeNonleafSpteLo = (masks: SpteMasks, table: number): number =>

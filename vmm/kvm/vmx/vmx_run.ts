@@ -22,7 +22,7 @@ import { vmlaunch, vmresume } from '../../machine/vmx/entry.ts';
 import { vmread32, vmreadHigh, vmwrite32 } from '../../machine/vmx/vmcs_access.ts';
 import { VMX_RESULT } from '../../machine/vmx/vmx_unit.ts';
 import type { Vcpu } from '../kvm_host.ts';
-import { EXIT_FASTPATH, type KvmExitInfo } from '../kvm_host_x86.ts';
+import { EXIT_FASTPATH, type KvmExitInfo, type MaybeSteps } from '../kvm_host_x86.ts';
 import { KVM_REQ } from '../request_numbers.ts';
 import { kvmMakeRequest } from '../requests.ts';
 import { TP } from '../trace_events.ts';
@@ -37,12 +37,26 @@ export const RESCHEDULE_VECTOR = 0xfd;
 /** Enable bits of the four breakpoints in DR7. SDM, "Debug Control Register". */
 const DR7_BP_EN_MASK = 0xff;
 
+/** 16 registers of two words; four at a time, since this is done twice for each exit. */
+function copyGprs(to: Int32Array, at: number, from: Int32Array, fromAt: number): void {
+  for (let i = 0; i < 32; i += 8) {
+    to[at + i] = from[fromAt + i]!;
+    to[at + i + 1] = from[fromAt + i + 1]!;
+    to[at + i + 2] = from[fromAt + i + 2]!;
+    to[at + i + 3] = from[fromAt + i + 3]!;
+    to[at + i + 4] = from[fromAt + i + 4]!;
+    to[at + i + 5] = from[fromAt + i + 5]!;
+    to[at + i + 6] = from[fromAt + i + 6]!;
+    to[at + i + 7] = from[fromAt + i + 7]!;
+  }
+}
+
 /** What the assembly around the entry loads: GPRs but RSP, CR2, and what no VMCS field switches. */
 function loadGuestRegs(cpu: Cpu, vcpu: Vcpu, vmx: VcpuVmx): void {
   const { s } = cpu;
   const { arch } = vcpu;
   const { regs } = arch;
-  for (let i = 0; i < 32; i++) s[S.GPR + i] = regs[i]!;
+  copyGprs(s, S.GPR, regs, 0);
   s[S.CR2] = arch.cr2Lo;
   s[S.CR2 + 1] = arch.cr2Hi;
   s[S.KERNEL_GS] = vmx.kernelGsBaseLo;
@@ -58,7 +72,7 @@ function saveGuestRegs(cpu: Cpu, vcpu: Vcpu, vmx: VcpuVmx): void {
   const { s } = cpu;
   const { arch } = vcpu;
   const { regs } = arch;
-  for (let i = 0; i < 32; i++) regs[i] = s[S.GPR + i]!;
+  copyGprs(regs, 0, s, S.GPR);
   arch.cr2Lo = s[S.CR2]!;
   arch.cr2Hi = s[S.CR2 + 1]!;
   vmx.kernelGsBaseLo = s[S.KERNEL_GS]!;
@@ -67,23 +81,24 @@ function saveGuestRegs(cpu: Cpu, vcpu: Vcpu, vmx: VcpuVmx): void {
   arch.regsAvail = 0;
 }
 
-/**
- * Run the guest until it exits. The pCPU is the task's as long as it is in guest mode; when the slice ends, other pCPUs
- * go on, and an interrupt that came for this one meanwhile makes the guest exit.
- */
-function* runUntilExit(vcpu: Vcpu, cpu: Cpu): Steps<void> {
+/** Run the guest until it exits (true) or the slice ends; an interrupt that came for the pCPU makes the guest exit. */
+function runSlice(vcpu: Vcpu, cpu: Cpu): boolean {
   const { sched } = vcpu.kvm.host;
-  for (;;) {
-    if (sched.irqPending()) cpu.apic.receive(APIC_DM.FIXED, RESCHEDULE_VECTOR, 0);
-    const why = cpuRun(cpu, sched.sliceEnd());
-    if (why === RUN.VMEXIT) return;
-    if (why === RUN.SHUTDOWN) throw new BugError(`${vcpu.name}: pCPU ${cpu.id} shut down in guest mode`);
-    yield;
-  }
+  if (sched.irqPending()) cpu.apic.receive(APIC_DM.FIXED, RESCHEDULE_VECTOR, 0);
+  const why = cpuRun(cpu, sched.sliceEnd());
+  if (why === RUN.SHUTDOWN) throw new BugError(`${vcpu.name}: pCPU ${cpu.id} shut down in guest mode`);
+  return why === RUN.VMEXIT;
 }
 
-/** vmx_vcpu_run(). */
-export function* vmxVcpuRun(vcpu: Vcpu): Steps<number> {
+/** The pCPU is the task's as long as it is in guest mode; between the slices other pCPUs go on. */
+function* furtherSlices(vcpu: Vcpu, cpu: Cpu): Steps<number> {
+  do yield;
+  while (!runSlice(vcpu, cpu));
+  return afterExit(vcpu, cpu, VMX_RESULT.SUCCEED);
+}
+
+/** vmx_vcpu_run(): a generator only if the guest's slice ends before it exits. */
+export function vmxVcpuRun(vcpu: Vcpu): MaybeSteps<number> {
   const vmx = toVmx(vcpu);
   const cpu = vmxCpu(vcpu);
   const { trace } = vcpu.kvm.module;
@@ -95,7 +110,14 @@ export function* vmxVcpuRun(vcpu: Vcpu): Steps<number> {
   vmxWriteDirtyRegs(vcpu);
   loadGuestRegs(cpu, vcpu, vmx);
   const result = vmx.loadedVmcs.launched ? vmresume(cpu) : vmlaunch(cpu);
-  if (result === VMX_RESULT.SUCCEED) yield* runUntilExit(vcpu, cpu);
+  if (result === VMX_RESULT.SUCCEED && !runSlice(vcpu, cpu)) return furtherSlices(vcpu, cpu);
+  return afterExit(vcpu, cpu, result);
+}
+
+/** The rest of vmx_vcpu_run(): what the exit left, or why the entry (VMX_RESULT) failed. */
+function afterExit(vcpu: Vcpu, cpu: Cpu, result: number): number {
+  const vmx = toVmx(vcpu);
+  const { trace } = vcpu.kvm.module;
   vmx.fail = result === VMX_RESULT.FAIL_INVALID || result === VMX_RESULT.FAIL_VALID ? result : 0;
   saveGuestRegs(cpu, vcpu, vmx);
   if (vmx.fail !== 0) {

@@ -11,6 +11,7 @@ import { spend } from '../../machine/cost/ledger.ts';
 import { COST } from '../../machine/cost/points.ts';
 import { BugError } from '../../machine/errors.ts';
 import type { Vcpu } from '../kvm_host.ts';
+import type { MaybeSteps } from '../kvm_host_x86.ts';
 import { kvmVcpuBlock, kvmVcpuHalt } from '../vcpu_block.ts';
 import { kvmInitMmu, kvmMmuFreeObsoleteRoots, kvmMmuLoadPgd, kvmMmuReload } from '../mmu/mmu.ts';
 import { KVM_REQ, VCPU_MODE } from '../request_numbers.ts';
@@ -86,7 +87,7 @@ function processRequests(vcpu: Vcpu): number {
 }
 
 /** vcpu_enter_guest(): 1 to go on, 0 to userspace, below zero an errno. */
-function* vcpuEnterGuest(vcpu: Vcpu): Steps<number> {
+function vcpuEnterGuest(vcpu: Vcpu): MaybeSteps<number> {
   const { host, module } = vcpu.kvm;
   const { sched } = host;
   const { ops } = module;
@@ -120,7 +121,20 @@ function* vcpuEnterGuest(vcpu: Vcpu): Steps<number> {
     kvmMakeRequest(KVM_REQ.EVENT, vcpu);
     return 1;
   }
-  const fastpath = yield* ops.vcpuRun(vcpu);
+  const fastpath = ops.vcpuRun(vcpu);
+  return typeof fastpath === 'number' ? afterExit(vcpu, fastpath) : runToExit(vcpu, fastpath);
+}
+
+/** vcpu_enter_guest() where the guest outlasts its first slice. */
+function* runToExit(vcpu: Vcpu, slices: Steps<number>): Steps<number> {
+  const r = afterExit(vcpu, yield* slices);
+  return typeof r === 'number' ? r : yield* r;
+}
+
+/** The rest of vcpu_enter_guest(). */
+function afterExit(vcpu: Vcpu, fastpath: number): MaybeSteps<number> {
+  const { sched } = vcpu.kvm.host;
+  const { ops } = vcpu.kvm.module;
   vcpu.arch.lastVmentryCpu = vcpu.cpu;
   vcpu.mode = VCPU_MODE.OUTSIDE_GUEST_MODE;
   ops.handleExitIrqoff(vcpu);
@@ -128,8 +142,7 @@ function* vcpuEnterGuest(vcpu: Vcpu): Steps<number> {
   sched.localIrqEnable();
   sched.preemptEnable();
   srcuLock(vcpu);
-  const r = ops.handleExit(vcpu, fastpath);
-  return typeof r === 'number' ? r : yield* r;
+  return ops.handleExit(vcpu, fastpath);
 }
 
 /** vcpu_block(): a halted vCPU waits for an event; 1 if it may run again, -EINTR if a signal came. */
@@ -161,7 +174,8 @@ const requestsWindow = (vcpu: Vcpu): boolean =>
 function* vcpuRun(vcpu: Vcpu): Steps<number> {
   const { sched } = vcpu.kvm.host;
   for (;;) {
-    const r = isRunning(vcpu) ? yield* vcpuEnterGuest(vcpu) : yield* vcpuBlock(vcpu);
+    const steps = isRunning(vcpu) ? vcpuEnterGuest(vcpu) : vcpuBlock(vcpu);
+    const r = typeof steps === 'number' ? steps : yield* steps;
     if (r <= 0) return r;
     kvmCheckRequest(KVM_REQ.UNBLOCK, vcpu);
     if (requestsWindow(vcpu) && readyForInjection(vcpu)) {
