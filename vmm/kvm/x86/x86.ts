@@ -15,6 +15,7 @@ import type { Steps } from '../../host/steps.ts';
 import type { Kvm, Vcpu } from '../kvm_host.ts';
 import type { KvmArchOps } from '../kvm_host_x86.ts';
 import { vcpuLoad, vcpuPut } from '../kvm_main.ts';
+import { TP } from '../trace_events.ts';
 import { kvmCreateLapic, kvmFreeLapic, lapicInKernel, vcpuApic } from './lapic.ts';
 import { kvmVcpuReset } from './mp_state.ts';
 import { kvmSetTsc } from './msr.ts';
@@ -65,6 +66,8 @@ function* vcpuIoctlRun(vcpu: Vcpu): Steps<number> {
   vcpuLoad(vcpu);
   const r = yield* kvmArchVcpuIoctlRun(vcpu);
   vcpuPut(vcpu);
+  const { trace } = vcpu.kvm.module;
+  if (trace.on[TP.KVM_USERSPACE_EXIT] !== 0) trace.record(TP.KVM_USERSPACE_EXIT, vcpu.run.exit_reason, r);
   return r;
 }
 
