@@ -24,9 +24,19 @@ const BY_STI_OR_MOV_SS = GUEST_INTR_STATE.STI | GUEST_INTR_STATE.MOV_SS;
 
 /** All of them. */
 export function checkGuestActivity(cpu: Cpu): Broken {
-  return (
-    checkRipRflags(cpu) ?? checkActivityState(cpu) ?? checkInterruptibility(cpu) ?? checkPendingDebug(cpu)
-  );
+  return checkRipRflags(cpu) ?? (isPlain(cpu) ? null : checkNonRegisterState(cpu));
+}
+
+/** Active, nothing blocked, no debug exception pending: no other rule has a say. */
+function isPlain(cpu: Cpu): boolean {
+  const { base } = cpu.vmx;
+  const { i32 } = cpu.mem;
+  const debug = i32[base + W.GUEST_PENDING_DBG]! | i32[base + W.GUEST_PENDING_DBG + 1]!;
+  return (i32[base + W.GUEST_ACTIVITY]! | i32[base + W.GUEST_INTERRUPTIBILITY]! | debug) === 0;
+}
+
+function checkNonRegisterState(cpu: Cpu): Broken {
+  return checkActivityState(cpu) ?? checkInterruptibility(cpu) ?? checkPendingDebug(cpu);
 }
 
 /** Type of the event to be injected, or -1. */

@@ -13,12 +13,11 @@ import { S, SEG_WORDS, SEGF, SEGN } from '../cpu/state.ts';
 import { SYSCALL_MSR } from '../cpu/system/system_unit.ts';
 import { vmxTransitionFlush } from '../mmu/invalidate.ts';
 import { mmuContextChanged } from '../mmu/context.ts';
-import { VMCS_SEGS } from './vmcs_layout.ts';
+import { TABLE_WORDS, VMCS_TABLES } from './vmcs_layout.ts';
 import * as W from './words.ts';
 
 /** CR0 bits that VM entry and VM exit leave alone: ET, CD, NW and the reserved ones. */
 export const CR0_UNCHANGED = 0x7ffa_ffd0;
-const SEGMENT_WORDS = 8 * SEG_WORDS;
 const SS_AR = S.SEG + SEGN.SS * SEG_WORDS + SEGF.AR;
 const RSP = S.GPR + 2 * 4;
 const DR7_WORD = S.DR + 2 * 7;
@@ -28,7 +27,6 @@ const DR7_FIXED_0 = 0xd000;
 /** All of it, the translation context included. */
 export function loadGuestState(cpu: Cpu, secondary: number): void {
   loadRegisters(cpu);
-  loadTables(cpu);
   loadMsrs(cpu);
   loadNonRegisterState(cpu);
   loadTranslation(cpu, secondary);
@@ -38,8 +36,11 @@ function loadRegisters(cpu: Cpu): void {
   const {
     s,
     mem: { i32 },
-    vmx: { base },
+    vmx: { base, stateWord },
   } = cpu;
+  // The state words are in the same memory, and both sides have the same layout.
+  i32.copyWithin(stateWord + S.GDTR_BASE, base + VMCS_TABLES, base + VMCS_TABLES + TABLE_WORDS);
+  s[S.CPL] = (s[SS_AR]! & VMX_AR.DPL_MASK) >>> VMX_AR_DPL_SHIFT;
   s[S.CR0] = (s[S.CR0]! & CR0_UNCHANGED) | (i32[base + W.GUEST_CR0]! & ~CR0_UNCHANGED);
   s[S.CR3] = i32[base + W.GUEST_CR3]!;
   s[S.CR3 + 1] = i32[base + W.GUEST_CR3 + 1]!;
@@ -49,23 +50,6 @@ function loadRegisters(cpu: Cpu): void {
   s[RSP] = i32[base + W.GUEST_RSP]!;
   s[RSP + 1] = i32[base + W.GUEST_RSP + 1]!;
   setRflags(cpu, i32[base + W.GUEST_RFLAGS]!);
-}
-
-function loadTables(cpu: Cpu): void {
-  const {
-    s,
-    mem: { i32 },
-    vmx: { base, stateWord },
-  } = cpu;
-  // The state words are in the same memory, and both sides have the same layout.
-  i32.copyWithin(stateWord + S.SEG, base + VMCS_SEGS, base + VMCS_SEGS + SEGMENT_WORDS);
-  s[S.CPL] = (s[SS_AR]! & VMX_AR.DPL_MASK) >>> VMX_AR_DPL_SHIFT;
-  s[S.GDTR_BASE] = i32[base + W.GUEST_GDTR_BASE]!;
-  s[S.GDTR_BASE + 1] = i32[base + W.GUEST_GDTR_BASE + 1]!;
-  s[S.GDTR_LIMIT] = i32[base + W.GUEST_GDTR_LIMIT]!;
-  s[S.IDTR_BASE] = i32[base + W.GUEST_IDTR_BASE]!;
-  s[S.IDTR_BASE + 1] = i32[base + W.GUEST_IDTR_BASE + 1]!;
-  s[S.IDTR_LIMIT] = i32[base + W.GUEST_IDTR_LIMIT]!;
 }
 
 function loadMsrs(cpu: Cpu): void {

@@ -4,11 +4,11 @@ import { DR7, EFER, RFLAGS } from '../../../lib/x86/registers.ts';
 import { PIN_BASED, VM_EXIT } from '../../../lib/x86/vmx/controls.ts';
 import type { Cpu } from '../cpu/cpu.ts';
 import { setRflags } from '../cpu/flags.ts';
-import { ACTIVITY, BLOCKING, S, SEG_WORDS } from '../cpu/state.ts';
+import { ACTIVITY, BLOCKING, S } from '../cpu/state.ts';
 import { mmuContextChanged } from '../mmu/context.ts';
 import { vmxTransitionFlush } from '../mmu/invalidate.ts';
 import { CR0_UNCHANGED, loadSysenter } from './load_guest.ts';
-import { VMCS_HOST_SEGS } from './vmcs_layout.ts';
+import { TABLE_WORDS, VMCS_HOST_TABLES } from './vmcs_layout.ts';
 import * as W from './words.ts';
 
 const RSP = S.GPR + 2 * 4;
@@ -17,7 +17,6 @@ const DR7_WORD = S.DR + 2 * 7;
 /** All but the MSR-load area. Leaves VMX non-root operation's translations; drops VPID 0's if the guest had no VPID. */
 export function loadHostState(cpu: Cpu): void {
   loadRegisters(cpu);
-  loadTables(cpu);
   loadMsrs(cpu);
   loadInterruptibility(cpu);
   const { mmu } = cpu;
@@ -34,8 +33,9 @@ function loadRegisters(cpu: Cpu): void {
     s,
     sys,
     mem: { i32 },
-    vmx: { base },
+    vmx: { base, stateWord },
   } = cpu;
+  i32.copyWithin(stateWord + S.GDTR_BASE, base + VMCS_HOST_TABLES, base + VMCS_HOST_TABLES + TABLE_WORDS);
   s[S.CR0] = (s[S.CR0]! & CR0_UNCHANGED) | (i32[base + W.HOST_CR0]! & ~CR0_UNCHANGED);
   s[S.CR3] = i32[base + W.HOST_CR3]!;
   s[S.CR3 + 1] = i32[base + W.HOST_CR3 + 1]!;
@@ -50,21 +50,6 @@ function loadRegisters(cpu: Cpu): void {
   s[S.ACTIVITY] = ACTIVITY.ACTIVE;
   s[S.CPL] = 0;
   sys.pendingDebug = 0;
-}
-
-function loadTables(cpu: Cpu): void {
-  const {
-    s,
-    mem: { i32 },
-    vmx: { base, stateWord },
-  } = cpu;
-  i32.copyWithin(stateWord + S.SEG, base + VMCS_HOST_SEGS, base + VMCS_HOST_SEGS + 8 * SEG_WORDS);
-  s[S.GDTR_BASE] = i32[base + W.HOST_GDTR_BASE]!;
-  s[S.GDTR_BASE + 1] = i32[base + W.HOST_GDTR_BASE + 1]!;
-  s[S.GDTR_LIMIT] = 0xffff;
-  s[S.IDTR_BASE] = i32[base + W.HOST_IDTR_BASE]!;
-  s[S.IDTR_BASE + 1] = i32[base + W.HOST_IDTR_BASE + 1]!;
-  s[S.IDTR_LIMIT] = 0xffff;
 }
 
 function loadMsrs(cpu: Cpu): void {

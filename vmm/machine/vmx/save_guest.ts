@@ -4,20 +4,18 @@ import { EFER } from '../../../lib/x86/registers.ts';
 import { VM_ENTRY, VM_EXIT } from '../../../lib/x86/vmx/controls.ts';
 import type { Cpu } from '../cpu/cpu.ts';
 import { getRflags } from '../cpu/flags.ts';
-import { S, SEG_WORDS } from '../cpu/state.ts';
+import { S } from '../cpu/state.ts';
 import { SYSCALL_MSR } from '../cpu/system/system_unit.ts';
 import { timerTicksLeft } from './preemption_timer.ts';
-import { VMCS_SEGS } from './vmcs_layout.ts';
+import { TABLE_WORDS, VMCS_TABLES } from './vmcs_layout.ts';
 import * as W from './words.ts';
 
-const SEGMENT_WORDS = 8 * SEG_WORDS;
 const RSP = S.GPR + 2 * 4;
 const DR7_WORD = S.DR + 2 * 7;
 
 /** Everything but the MSR-store area. */
 export function saveGuestState(cpu: Cpu): void {
   saveRegisters(cpu);
-  saveTables(cpu);
   saveMsrs(cpu);
   const {
     s,
@@ -35,8 +33,10 @@ function saveRegisters(cpu: Cpu): void {
   const {
     s,
     mem: { i32 },
-    vmx: { base },
+    vmx: { base, stateWord },
   } = cpu;
+  const tables = stateWord + S.GDTR_BASE;
+  i32.copyWithin(base + VMCS_TABLES, tables, tables + TABLE_WORDS);
   i32[base + W.GUEST_CR0] = s[S.CR0]!;
   i32[base + W.GUEST_CR3] = s[S.CR3]!;
   i32[base + W.GUEST_CR3 + 1] = s[S.CR3 + 1]!;
@@ -47,22 +47,6 @@ function saveRegisters(cpu: Cpu): void {
   i32[base + W.GUEST_RSP + 1] = s[RSP + 1]!;
   i32[base + W.GUEST_RFLAGS] = getRflags(cpu);
   i32[base + W.GUEST_RFLAGS + 1] = 0;
-}
-
-function saveTables(cpu: Cpu): void {
-  const {
-    s,
-    mem: { i32 },
-    vmx: { base, stateWord },
-  } = cpu;
-  const from = stateWord + S.SEG;
-  i32.copyWithin(base + VMCS_SEGS, from, from + SEGMENT_WORDS);
-  i32[base + W.GUEST_GDTR_BASE] = s[S.GDTR_BASE]!;
-  i32[base + W.GUEST_GDTR_BASE + 1] = s[S.GDTR_BASE + 1]!;
-  i32[base + W.GUEST_GDTR_LIMIT] = s[S.GDTR_LIMIT]!;
-  i32[base + W.GUEST_IDTR_BASE] = s[S.IDTR_BASE]!;
-  i32[base + W.GUEST_IDTR_BASE + 1] = s[S.IDTR_BASE + 1]!;
-  i32[base + W.GUEST_IDTR_LIMIT] = s[S.IDTR_LIMIT]!;
 }
 
 function saveMsrs(cpu: Cpu): void {

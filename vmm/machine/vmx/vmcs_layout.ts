@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /**
  * Where a field lies in the 4 KiB VMCS region. The SDM leaves the format of the data area to the processor; ours keeps
- * everything in the region itself (nothing is cached in the CPU), 32-bit words, the guest's segments laid out as in
+ * everything in the region itself (nothing is cached in the CPU), 32-bit words, tables and segments laid out as in
  * `cpu.s` so that both sides copy with one loop. Hidden words hold the launch state and what has been checked.
  */
 import { VMCS_CTRL } from '../../../lib/x86/vmx/vmcs_ctrl.ts';
@@ -9,7 +9,7 @@ import { VMCS_GUEST } from '../../../lib/x86/vmx/vmcs_guest.ts';
 import { VMCS_HOST } from '../../../lib/x86/vmx/vmcs_host.ts';
 import { VMCS_INFO } from '../../../lib/x86/vmx/vmcs_info.ts';
 import { VMCS_ENCODING_LIMIT, vmcsFieldIs64, vmcsFieldType } from '../../../lib/x86/vmx/field.ts';
-import { SEG_WORDS, SEGF } from '../cpu/state.ts';
+import { S, SEG_WORDS, SEGF } from '../cpu/state.ts';
 
 /** Bytes of a VMCS region that software must provide; IA32_VMX_BASIC reports it. */
 export const VMCS_REGION_BYTES = 4096;
@@ -35,11 +35,16 @@ export const VMCS_STATE = {
   MAGIC_MASK: 0xffff_ff00,
 } as const;
 
-/** First word of the guest segments: 8 times SEG_WORDS, as S.SEG. */
-export const VMCS_SEGS = 16;
-/** First word of the segments that VM exit loads, as S.SEG: derived from the host-state area when its checks pass. */
-export const VMCS_HOST_SEGS = VMCS_SEGS + 8 * SEG_WORDS;
-const FIRST_FIELD_WORD = VMCS_HOST_SEGS + 8 * SEG_WORDS;
+/** Words from GDTR to the last segment register in `cpu.s`: what one copy loads and saves. */
+export const TABLE_WORDS = S.SEG + 8 * SEG_WORDS - S.GDTR_BASE;
+/** First word of the guest's GDTR, IDTR and segments, as from S.GDTR_BASE. */
+export const VMCS_TABLES = 16;
+/** The guest segments alone: 8 times SEG_WORDS, as S.SEG. */
+export const VMCS_SEGS = VMCS_TABLES + S.SEG - S.GDTR_BASE;
+/** The same words for VM exit to load: limits and segments are derived from the host-state area when its checks pass. */
+export const VMCS_HOST_TABLES = VMCS_TABLES + TABLE_WORDS;
+export const VMCS_HOST_SEGS = VMCS_HOST_TABLES + S.SEG - S.GDTR_BASE;
+const FIRST_FIELD_WORD = VMCS_HOST_TABLES + TABLE_WORDS;
 
 /** Fields that hold host physical addresses: each has a hidden word with the epoch of the frame when it was written. */
 // prettier-ignore
@@ -55,7 +60,15 @@ interface Layout {
   readonly used: number;
 }
 
-function placeSegments(word: Int16Array): void {
+function placeTables(word: Int16Array): void {
+  const idtr = S.IDTR_BASE - S.GDTR_BASE;
+  const limit = S.GDTR_LIMIT - S.GDTR_BASE;
+  word[VMCS_GUEST.GDTR_BASE] = VMCS_TABLES;
+  word[VMCS_GUEST.GDTR_LIMIT] = VMCS_TABLES + limit;
+  word[VMCS_GUEST.IDTR_BASE] = VMCS_TABLES + idtr;
+  word[VMCS_GUEST.IDTR_LIMIT] = VMCS_TABLES + idtr + limit;
+  word[VMCS_HOST.GDTR_BASE] = VMCS_HOST_TABLES;
+  word[VMCS_HOST.IDTR_BASE] = VMCS_HOST_TABLES + idtr;
   for (let n = 0; n < 8; n++) {
     const at = VMCS_SEGS + n * SEG_WORDS;
     word[VMCS_GUEST.ES_SELECTOR + 2 * n] = at + SEGF.SEL;
@@ -68,7 +81,7 @@ function placeSegments(word: Int16Array): void {
 function computeLayout(): Layout {
   const word = new Int16Array(VMCS_ENCODING_LIMIT).fill(-1);
   const epoch = new Int16Array(VMCS_ENCODING_LIMIT).fill(-1);
-  placeSegments(word);
+  placeTables(word);
   let next = FIRST_FIELD_WORD;
   for (const table of [VMCS_CTRL, VMCS_INFO, VMCS_GUEST, VMCS_HOST]) {
     for (const field of Object.values(table)) {
