@@ -14,13 +14,23 @@ import { vmxEventExit, vmxExit } from './exit.ts';
 import { VMX_PENDING } from './vmx_unit.ts';
 import * as W from './words.ts';
 
+const WINDOWS = CPU_BASED.NMI_WINDOW_EXITING | CPU_BASED.INTR_WINDOW_EXITING;
+
 /**
  * In non-root operation at an instruction boundary, before events are delivered. True: a VM exit has been done. What is
  * pending and does not exit is left to be delivered.
  */
 export function vmxPendingWork(cpu: Cpu): boolean {
-  if (!cpu.vmx.nonRoot) return false;
+  if (!cpu.vmx.nonRoot || isQuiet(cpu)) return false;
   return trapLikeExit(cpu) || (!debugTrapDue(cpu) && (timerExit(cpu) || nmiExit(cpu) || interruptExit(cpu)));
+}
+
+/** The common case: no timer is due, no control that opens a window, and nothing but an interrupt can be pending. */
+function isQuiet(cpu: Cpu): boolean {
+  const { vmx, sys, clock } = cpu;
+  if ((vmx.pending | sys.initPending | sys.nmiPending | (vmx.cpuBased & WINDOWS)) !== 0) return false;
+  if (clock[0]! >= vmx.timerDeadline || clock[0]! > vmx.mtfAfter) return false;
+  return (vmx.pin & PIN_BASED.EXT_INTR_MASK) === 0 || cpu.apic.highestDeliverable() < 0;
 }
 
 /** Cycle at which the guest must be stopped to look: the preemption timer, or one instruction with the trap flag. */
