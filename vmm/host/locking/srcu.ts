@@ -37,15 +37,21 @@ export class Srcu {
 
   readUnlock(index: number): void {
     const readers = this.#readers[index];
-    const at = readers?.lastIndexOf(this.#sched.context) ?? -1;
-    if (readers === undefined || at < 0) {
+    const context = this.#sched.context;
+    // Mostly the last to have entered.
+    if (readers?.at(-1) === context) readers.pop();
+    else this.#removeReader(readers, context, index);
+    if (readers?.length === 0 && index !== this.#index) this.#waiters.wakeAll();
+  }
+
+  #removeReader(readers: ExecContext[] | undefined, context: ExecContext, index: number): void {
+    const at = readers?.lastIndexOf(context) ?? -1;
+    if (at < 0) {
       throw new BugError(
-        `${this.#sched.context.describe()} leaves srcu ${this.name} (index ${index}) without having entered`,
+        `${context.describe()} leaves srcu ${this.name} (index ${index}) without having entered`,
       );
     }
-    if (at === readers.length - 1) readers.pop();
-    else readers.splice(at, 1);
-    if (readers.length === 0 && index !== this.#index) this.#waiters.wakeAll();
+    readers?.splice(at, 1);
   }
 
   /** srcu_read_lock_held(). */

@@ -46,9 +46,8 @@ export function kvmTdpMmuAllocRoot(vcpu: Vcpu): number {
 
 /** root_to_sp(). */
 export function tdpRootOf(kvm: Kvm, hpa: Hpa): TdpMmuRoot {
-  const root = kvm.arch.tdpMmuRoots.find((candidate) => candidate.hpa === hpa);
-  if (root === undefined) throw new BugError(`${hpa} is not a root of ${kvm.name}`);
-  return root;
+  for (const root of kvm.arch.tdpMmuRoots) if (root.hpa === hpa) return root;
+  throw new BugError(`${hpa} is not a root of ${kvm.name}`);
 }
 
 /** kvm_tdp_mmu_put_root(): the last reference frees the root, which must have been invalidated and zapped. */
