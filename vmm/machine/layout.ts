@@ -33,6 +33,6 @@ export const RAM_BASE = 0x0100_0000;
 /** Exclusive limit of RAM: physical addresses of RAM stay non-negative int32. */
 export const RAM_LIMIT = 0x7fff_0000;
 /** Behind RAM: the modelled TLB of each CPU, if the machine has room for it there. */
-export const TLB_BLOCK_SIZE = 0x0004_0000;
+export const TLB_BLOCK_SIZE = 0x0005_0000;
 /** The local APIC's default page, outside RAM. */
 export const APIC_DEFAULT_PHYS_BASE = 0xfee0_0000;

@@ -4,7 +4,7 @@ import { hex } from '../../../lib/x86/bits.ts';
 import type { Cpu } from '../cpu/cpu.ts';
 import { S } from '../cpu/state.ts';
 import { ENTRY, ENTRY_F64, PERM } from '../tlb/entry.ts';
-import type { TlbArray } from '../tlb/tlb_array.ts';
+import { recordBase, recordGpa, type TlbArray } from '../tlb/tlb_array.ts';
 import { ACCESS } from './access.ts';
 
 /** Note who fills the record, when, and how often frames had changed hands by then. */
@@ -58,8 +58,8 @@ export function provenanceOf(cpu: Cpu, tlb: TlbArray, b: number): Provenance {
     kind: tlb === cpu.mmu.gp ? 'guest-physical' : epteHpa >= 0 ? 'combined' : 'linear',
     page: u64(i[b]! & ~0xfff, i[b + ENTRY.KEY_HI]!),
     pageSize: 0x1000 * 512 ** (i[b]! & 3),
-    gpa: f[d + ENTRY_F64.GPA]!,
-    hpa: f[d + ENTRY_F64.HPA]!,
+    gpa: recordGpa(tlb, b),
+    hpa: recordBase(tlb, b),
     perm: i[b + ENTRY.PERM]!,
     vpid: spaces.vpid[space]!,
     pcid: spaces.pcid[space]!,

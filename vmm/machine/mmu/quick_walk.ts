@@ -361,9 +361,7 @@ class Writer {
     return [
       this.put(rec, ENTRY.PERM, this.perm.get),
       this.put(rec, ENTRY.SEQ, select(i32.ltS(this.seq.get, k(0)), NONE, this.seq.get)),
-      this.putDouble(rec, ENTRY_F64.HPA, f64.fromI32(hpa)),
       this.put(rec, ENTRY.RAM, hpa),
-      this.putDouble(rec, ENTRY_F64.GPA, f64.fromI32(hpa)),
       this.putDouble(rec, ENTRY_F64.CYCLE, f64.load(NONE, this.cpu.clock.byteOffset)),
       this.put(rec, ENTRY.PTE_HPA, this.at.get),
       this.put(rec, ENTRY.EPTE_HPA, k(-1)),

@@ -7,9 +7,9 @@ import { PFERR } from '../../../lib/x86/exceptions.ts';
 import type { Cpu } from '../cpu/cpu.ts';
 import { S } from '../cpu/state.ts';
 import { RAM_BASE } from '../layout.ts';
-import { ENTRY, ENTRY_F64, PERM } from '../tlb/entry.ts';
+import { ENTRY, PERM } from '../tlb/entry.ts';
 import { FLUSH } from '../tlb/flush_ledger.ts';
-import { recordHpa } from '../tlb/tlb_array.ts';
+import { recordBase, recordGpa, recordHpa } from '../tlb/tlb_array.ts';
 import { ACCESS } from './access.ts';
 import { chargeWalk, walkAndCache } from './cache_fill.ts';
 import { eptTranslate, finalAccessBits, physicalAccessBits } from './ept_walk.ts';
@@ -107,7 +107,7 @@ function deniedByRecord(
 ): number {
   const { tlb, gp, ledger } = mmu;
   const perm = tlb.i[b + ENTRY.PERM]!;
-  const gpa = tlb.f[(b >> 1) + ENTRY_F64.GPA]! + (recordHpa(tlb, b, lo) - tlb.f[(b >> 1) + ENTRY_F64.HPA]!);
+  const gpa = recordGpa(tlb, b) + (recordHpa(tlb, b, lo) - recordBase(tlb, b));
   tlb.remove(b);
   const dropped =
     1 + tlb.dropAddress(lo, hi, mmu.group, mmu.space) + tlb.dropAddress(lo, hi, mmu.group, mmu.globalSpace);

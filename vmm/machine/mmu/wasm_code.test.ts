@@ -68,7 +68,7 @@ describe('the WebAssembly encoder', () => {
       [
         i32.store(a.get, at, b.get),
         i32.store16(a.get, at + 4, b.get),
-        f64.store(a.get, at + 8, f64.add(f64.fromI32(b.get), f64.const(0.5))),
+        f64.store(a.get, at + 8, f64.add(f64.const(-2), f64.const(0.5))),
         f64.store(a.get, at + 16, f64.load(a.get, at + 8)),
         i32.add(i32.load(a.get, at), i32.add(i32.load8(a.get, at), i32.load16(a.get, at))),
       ].flat(),

@@ -83,7 +83,6 @@ export const i32 = {
 export const f64 = {
   const: (n: number): Code => [0x44, ...f64Bytes(n)],
   add: binary(0xa0),
-  fromI32: (a: Code): Code => [...a, 0xb7],
   load: load(0x2b, 3),
   store: store(0x39, 3),
 } as const;

@@ -5,7 +5,7 @@
  * table entries. SDM, "Details of TLB Use" and "Information That May Be Cached".
  */
 
-export const ENTRY_WORDS = 24;
+export const ENTRY_WORDS = 32;
 
 /** Word offsets of a record. */
 // prettier-ignore
@@ -15,25 +15,27 @@ export const ENTRY = {
   SPACE:  2,  // tag, a TagSpaces id; -1: the record is free
   PERM:   3,  // PERM bits
   NEXT:   4,  // hash chain, or free list
-  BEFORE: 5,  // list of the space
-  AFTER:  6,
-  SEQ:    7,  // FrameTable.retirements when filled
-  PTE_HPA:  14, // host physical address of the leaf entry of the guest's tables; -1: none (guest-physical mapping)
-  EPTE_HPA: 15, // ... of the leaf EPT entry; -1: EPT is off
-  RIP_LO: 18, // the instruction that caused the walk
-  RIP_HI: 19,
-  FILLER: 20, // CPL (1:0), access kind (3:2), PCID (27:16) of the access that caused the walk
-  HASH:   21,
-  RAM:    22, // ENTRY_F64.HPA as an integer if the page begins in RAM, else -1
+  SEQ:    5,  // FrameTable.retirements when filled
+  // 6 and 7 are ENTRY_F64.CYCLE
+  PTE_HPA:  8, // host physical address of the leaf entry of the guest's tables; -1: none (guest-physical mapping)
+  EPTE_HPA: 9, // ... of the leaf EPT entry; -1: EPT is off
+  RIP_LO: 10, // the instruction that caused the walk
+  RIP_HI: 11,
+  FILLER: 12, // CPL (1:0), access kind (3:2), PCID (27:16) of the access that caused the walk
+  HASH:   13,
+  RAM:    14, // host physical address of the page if it begins in RAM, else -1
+  // A plain walk touches nothing from here on: one line of the host's cache.
+  BEFORE: 16, // list of the space
+  AFTER:  17,
 } as const;
 
 /** Double offsets of a record (its first word / 2 + this). */
 // prettier-ignore
 export const ENTRY_F64 = {
-  HPA:      4, // host physical address of the page
-  GPA:      5, // guest physical address of the page; without EPT the same
-  CYCLE:    6, // when it was filled
-  PTE_GPA:  8, // guest physical address of the leaf entry of the guest's tables; valid with EPT only
+  CYCLE:    3, // when it was filled
+  HPA:      9, // host physical address of the page, valid if it is not in RAM: use recordBase()
+  GPA:     10, // guest physical address of the page, valid with EPT only: use recordGpa()
+  PTE_GPA: 11, // guest physical address of the leaf entry of the guest's tables; valid with EPT only
 } as const;
 
 /** Page sizes of a record. */

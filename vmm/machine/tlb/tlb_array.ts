@@ -341,8 +341,19 @@ export class TlbArray {
 
 /** Note where a record's page lies; `ram` is the end of RAM. */
 export function setRecordHpa(tlb: TlbArray, b: number, hpa: number, ram: number): void {
-  tlb.f[(b >> 1) + ENTRY_F64.HPA] = hpa;
   tlb.i[b + RAM] = hpa < ram ? hpa : -1;
+  if (hpa >= ram) tlb.f[(b >> 1) + ENTRY_F64.HPA] = hpa;
+}
+
+/** Host physical address of a record's page. */
+export function recordBase(tlb: TlbArray, b: number): number {
+  const ram = tlb.i[b + RAM]!;
+  return ram >= 0 ? ram : tlb.f[(b >> 1) + ENTRY_F64.HPA]!;
+}
+
+/** Guest physical address of a record's page; without EPT the same. */
+export function recordGpa(tlb: TlbArray, b: number): number {
+  return tlb.i[b + ENTRY.EPTE_HPA]! < 0 ? recordBase(tlb, b) : tlb.f[(b >> 1) + ENTRY_F64.GPA]!;
 }
 
 /** Host physical address of `lo` by a record that translates it. */
