@@ -3,6 +3,7 @@
 import type { Steps, Thread, Threads } from '../../lib/kvm_util/backend.ts';
 import type { Host } from '../host/host.ts';
 import type { MmStruct } from '../host/mm/mm_struct.ts';
+import { HrTimer } from '../host/sched/hrtimer.ts';
 import type { Task } from '../host/sched/task.ts';
 import { spend } from '../machine/cost/ledger.ts';
 import { COST } from '../machine/cost/points.ts';
@@ -37,7 +38,10 @@ export class EmulatedThreads implements Threads {
 
   spawn(name: string, body: () => Steps<void>, options: { cpu?: number } = {}): Thread {
     const thread = new EmulatedThread(name);
-    thread.task = this.#host.sched.spawn(name, this.#guarded(thread, body), { ...options, process: this.#mm });
+    thread.task = this.#host.sched.spawn(name, this.#guarded(thread, body), {
+      ...options,
+      process: this.#mm,
+    });
     this.#threads.push(thread);
     return thread;
   }
@@ -86,7 +90,11 @@ export class EmulatedThreads implements Threads {
       return true;
     }
     const deadline = sched.now() + this.#cycles(timeoutNs);
+    // The end of the time is an event, even if nothing else ever happens.
+    const timer = new HrTimer('timeout of a poll', () => undefined);
+    sched.hrtimerStart(timer, deadline);
     yield* sched.spinUntil(() => condition() || this.#latestClock() >= deadline, 'a condition in memory');
+    sched.hrtimerCancel(timer);
     return condition();
   }
 

@@ -62,18 +62,20 @@ export function vmxFlushTlbGva(vcpu: Vcpu, lo: number, hi: number): void {
 export class VpidAllocator {
   readonly #used = new Set<number>([0]);
   readonly #limit = 0x1_0000;
+  /** None below it is free. */
+  #lowest = 1;
 
   /** A free VPID, or 0 if all are taken: that vCPU flushes at each entry. */
   allocate(): number {
-    for (let vpid = 1; vpid < this.#limit; vpid++) {
-      if (this.#used.has(vpid)) continue;
-      this.#used.add(vpid);
-      return vpid;
-    }
-    return 0;
+    while (this.#lowest < this.#limit && this.#used.has(this.#lowest)) this.#lowest++;
+    if (this.#lowest === this.#limit) return 0;
+    this.#used.add(this.#lowest);
+    return this.#lowest;
   }
 
   free(vpid: number): void {
-    if (vpid !== 0) this.#used.delete(vpid);
+    if (vpid === 0) return;
+    this.#used.delete(vpid);
+    this.#lowest = Math.min(this.#lowest, vpid);
   }
 }
