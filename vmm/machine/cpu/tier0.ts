@@ -18,7 +18,7 @@ import { mulHigh } from './wide.ts';
 
 const TLB_MASK = FAST_TLB_ENTRIES - 1;
 const MAX_SLICE = 0x3fff_ffff;
-const { TMP, DELTA, TABLE } = SCRATCH;
+const { TMP, DELTA, TABLE, WALK_PRICE } = SCRATCH;
 const { ENTER, CHAIN, TIME, GENERIC, FAULT, REFUSED } = WHY;
 const RIP = S.RIP;
 const RSP = S.GPR + 8;
@@ -575,8 +575,10 @@ export function tier0(cpu: Cpu, deadline: number): number {
       const executed = slice - left; clock[0] = clock[0]! + executed; counts[INSN] = counts[INSN]! + executed;
       s[DELTA] = delta;
       const again = refill(cpu, p, lo, hi, kind);
-      slice = Math.min(Math.max(Math.ceil(deadline - clock[0]), 1), MAX_SLICE) | 0;
-      left = again > p ? (slice - 1) | 0 : slice; // done already, or to be done (again)
+      if (again > p) { // done already, by the quick walk
+        slice = (left - s[WALK_PRICE]!) | 0; slice = slice < 1 ? 1 : slice; left = (slice - 1) | 0; p = again; continue;
+      }
+      slice = Math.min(Math.max(Math.ceil(deadline - clock[0]), 1), MAX_SLICE) | 0; left = slice;
       if (again <= 0) { why = again === 0 ? REFUSED : FAULT; break; }
       p = again;
     }

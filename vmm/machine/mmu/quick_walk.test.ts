@@ -9,7 +9,7 @@ import { PTE } from '../../../lib/x86/paging.ts';
 import { CR4 } from '../../../lib/x86/registers.ts';
 import { PROFILES } from '../cost/profiles.ts';
 import type { Cpu } from '../cpu/cpu.ts';
-import { setReg } from '../cpu/regs.ts';
+import { SCRATCH, setReg } from '../cpu/regs.ts';
 import { RUN, S } from '../cpu/state.ts';
 import { enterLongMode } from '../cpu/system/reset.ts';
 import { tier0 } from '../cpu/tier0.ts';
@@ -107,7 +107,8 @@ class Side {
     const { mem } = this.machine;
     const part = (from: number, length: number): Buffer => Buffer.from(mem.memory.buffer, from, length);
     return [
-      part(0, layout.QUICK_RIGHTS_OFFSET),
+      part(0, 4 * SCRATCH.WALK_PRICE),
+      part(4 * SCRATCH.WALK_PRICE + 4, layout.QUICK_RIGHTS_OFFSET - 4 * SCRATCH.WALK_PRICE - 4),
       part(layout.FRAME_STATE_BASE, mem.size / 4096),
       part(layout.FRAME_HINT_BASE, mem.size / 2048),
       part(RAM_BASE, 4 * MIB),

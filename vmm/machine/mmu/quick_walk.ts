@@ -80,6 +80,9 @@ const leaveIf = (condition: Code): Code => when(condition, ret(k(QUICK.NO)));
 const bump = (address: number, by: number): Code => store(NONE, address, add(load(NONE, address), k(by)));
 const has = (value: Code, bits: number): Code => and(value, k(bits));
 
+/** What a quick walk costs. */
+const walkPrice = (cpu: Cpu): number => cpu.prices[COST.TLB_MISS]! + 4 * cpu.prices[COST.WALK_REF]!;
+
 /** Writes the function; each method is one stretch of it. */
 class Writer {
   readonly locals = new Locals(5);
@@ -299,13 +302,12 @@ class Writer {
     const { place, cpu } = this;
     const counts = place.cpu + layout.COUNTS_OFFSET;
     const clock = cpu.clock.byteOffset;
-    const price = cpu.prices[COST.TLB_MISS]! + 4 * cpu.prices[COST.WALK_REF]!;
     const grow = (address: number, by: number): Code =>
       f64.store(NONE, address, f64.add(f64.load(NONE, address), f64.const(by)));
     return [
       grow(counts + COST.TLB_MISS * 8, 1),
       grow(counts + COST.WALK_REF * 8, 4),
-      grow(clock, price),
+      grow(clock, walkPrice(cpu)),
     ].flat();
   }
 
@@ -469,6 +471,10 @@ export function makeQuickWalk(cpu: Cpu, mmu: Mmu): QuickWalk | undefined {
   const { tlb } = mmu;
   if (tlb.i.buffer !== memory.buffer || tlb.layout.index.buffer !== memory.buffer) return undefined;
   if (cpu.frames.state.buffer !== memory.buffer) return undefined;
+  const price = walkPrice(cpu);
+  // The interpreter counts its time slice in integers.
+  if (!Number.isInteger(price)) return undefined;
+  cpu.s[SCRATCH.WALK_PRICE] = price;
   new Uint8Array(memory.buffer).set(
     RIGHTS,
     layout.CPU_BLOCK_BASE + cpu.id * layout.CPU_BLOCK_SIZE + layout.QUICK_RIGHTS_OFFSET,
