@@ -4,7 +4,7 @@
  * "Instruction Set Reference"; Documentation/virt/kvm/api.rst, KVM_EXIT_MMIO; x86_emulate_instruction().
  */
 import { describe, expect, it } from 'vitest';
-import { mem, m16, m32, m64, m8, R } from '../../lib/asm/operands.ts';
+import { lab, mem, m16, m32, m64, m8, R } from '../../lib/asm/operands.ts';
 import type { RawAsm } from '../../lib/guest/dsl/function.ts';
 import type { Steps } from '../../lib/kvm_util/backend.ts';
 import { addrGva2hva, virtMap, vmGetPageTableEntry } from '../../lib/kvm_util/x86/page_table.ts';
@@ -188,6 +188,35 @@ describe('the emulator', () => {
   });
 });
 
+describe('operands', () => {
+  it('are found by FS and by 32-bit addresses, and the instruction may cross a page', () => {
+    const code = guestAsm('guest_code', (a) => {
+      a.emit('mov', R.eax, m32({ base: R.rdi, seg: R.fs }));
+      a.emit('mov', R.eax, m32({ base: R.edi }));
+      // 4094 bytes into a page, so that the next instruction crosses it.
+      a.emit('jmp', lab('crossing'));
+      a.align(4096);
+      for (let i = 0; i < 4094; i++) a.emit('nop');
+      a.label('crossing');
+      a.emit('mov', m32({ base: R.rdi, disp: 0x100 }), 0x1122_3344);
+      a.emit('hlt');
+    });
+    withVm(
+      code,
+      function* (small) {
+        mapDevice(small);
+        const { fd } = small.vcpu;
+        const sregs = fd.getSregs();
+        fd.setSregs({ ...sregs, fs: { ...sregs.ds, base: 0x20n } });
+        fd.setRegs({ ...fd.getRegs(), rdi: BigInt(MMIO) });
+        expect(yield* mmioExits(small.vcpu, [1n, 2n])).toEqual(['r 20 4', 'r 0 4', 'w 100 4 11223344']);
+        expect(exitName(small.vcpu)).toBe('HLT');
+      },
+      { irqchip: 'none', params: ['kvm_intel.vpid=0'] },
+    );
+  });
+});
+
 describe('MOVS from a device to RAM', () => {
   const cr2 = guestGlobal('seen_cr2', u64);
   const error = guestGlobal('seen_error', u64);
@@ -211,6 +240,7 @@ describe('MOVS from a device to RAM', () => {
         const { vm, vcpu } = small;
         const { fd } = vcpu;
         const page = vmVaddrAlloc(vm, 4096, 0x10_0000n);
+        const entry0 = fd.getRegs().rip;
         const regs = { rsi: BigInt(MMIO), rdi: page };
         fd.setRegs({ ...fd.getRegs(), ...regs });
         expect(yield* mmioExits(vcpu, [0x5an])).toEqual(['r 0 1']);
@@ -225,8 +255,12 @@ describe('MOVS from a device to RAM', () => {
         expect(readGuestGlobal(vm, 'seen_cr2')).toBe(page);
         expect(readGuestGlobal(vm, 'seen_error')).toBe(BigInt(PFERR.PRESENT | PFERR.WRITE));
         expect(vm.backend.memory.read(addrGva2hva(vm, page), 1)[0]).toBe(0x5a);
+        // SDM, "Canonical Addressing": GP, found before the destination is translated.
+        fd.setRegs({ ...fd.getRegs(), rip: entry0, rsi: BigInt(MMIO), rdi: 1n << 47n });
+        expect(yield* mmioExits(vcpu, [0x77n])).toEqual(['r 0 1']);
+        expect(readGuestGlobal(vm, 'seen_error')).toBe(0n);
       },
-      { irqchip: 'none', handlers: { [VECTOR.PF]: pf } },
+      { irqchip: 'none', handlers: { [VECTOR.PF]: pf, [VECTOR.GP]: pf } },
     );
   });
 });

@@ -5,13 +5,14 @@
  */
 import { PAGE_SIZE, type Gpa } from '../../../lib/x86/addr.ts';
 import { PFERR, VECTOR } from '../../../lib/x86/exceptions.ts';
+import { CR4 } from '../../../lib/x86/registers.ts';
 import { kvmSegment } from '../../../lib/uapi/regs.ts';
 import { decodeAt } from '../../machine/cpu/decode/decoder.ts';
 import type { DecodedInsn } from '../../machine/cpu/decode/insn.ts';
 import { HIGH_BYTE } from '../../machine/cpu/decode/ops.ts';
 import { SEGN } from '../../machine/cpu/state.ts';
 import type { Vcpu } from '../kvm_host.ts';
-import { kvmRegisterRead, kvmRegisterWrite, kvmRipRead, low, high } from './cache_regs.ts';
+import { kvmReadCr4, kvmRegisterRead, kvmRegisterWrite, kvmRipRead, low, high } from './cache_regs.ts';
 import { kvmGvaToGpa } from './gva.ts';
 import { kvmVcpuReadGuest } from './guest_access.ts';
 
@@ -76,6 +77,12 @@ export interface OperandGpa {
   readonly second: Gpa | undefined;
 }
 
+/** SDM, "Canonical Addressing": the upper bits repeat the highest that paging translates. */
+function isCanonical(vcpu: Vcpu, linear: bigint): boolean {
+  const bits = (kvmReadCr4(vcpu) & CR4.LA57) !== 0 ? 57 : 48;
+  return BigInt.asUintN(64, BigInt.asIntN(bits, linear)) === linear;
+}
+
 /** Translate an operand of `size` bytes at `linear`. */
 export function translateOperand(
   vcpu: Vcpu,
@@ -83,6 +90,7 @@ export function translateOperand(
   size: number,
   access: number,
 ): OperandGpa | EmulatedFault {
+  if (!isCanonical(vcpu, linear)) return { vector: VECTOR.GP, errorCode: 0, linear };
   const first = kvmGvaToGpa(vcpu, linear, access);
   if (!('gpa' in first)) return pageFault(linear, first.errorCode);
   const head = PAGE_SIZE - Number(linear & 0xfffn);
