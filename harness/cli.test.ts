@@ -23,14 +23,16 @@ describe('nestbed', () => {
     [['run', '-t', 'no_such_test'], "unknown test 'no_such_test'"],
     [['run', '-P', 'kvm.no_such=1'], "unknown parameter 'kvm.no_such'"],
     [['run', '-P', 'kvm_intel.vpid=maybe'], "'maybe' is not a boolean"],
-    [['run', '-P', 'kvm_intel.ept=0'], 'shadow paging is not modelled'],
+    [['run', '-P', 'kvm_intel.ept=0'], 'kvm_intel.ept: not modelled yet'],
     [['run', '--reporter', 'xml'], "unknown reporter 'xml'"],
     [['run', '--reporter', 'constructor'], "unknown reporter 'constructor'"],
     [['run', '--seed', '-1'], "Option '--seed'"],
     [['run', '--seed', '4294967296'], '--seed takes a number'],
     [['run', '--no-such'], "Unknown option '--no-such'"],
     [['run', 'positional'], "Unexpected argument 'positional'"],
-    [['run', '-t', 'ucall_smoke_test', '--trace', '/no/such/folder/t'], '--trace /no/such/folder/t: ENOENT'],
+    [['run', '-t', 'ucall_smoke_test', '--trace', '/no/such/folder/t'], '--trace: ENOENT'],
+    [['run', '-t', 'ucall_smoke_test', '--', '-x'], "ucall_smoke_test: unexpected argument '-x'"],
+    [['run', '-P', 'kvm_intel.pml=1'], 'kvm_intel.pml: not modelled'],
     [['run', '--timeout', '0'], '--timeout takes a positive number'],
     [['run', '--', '-s', '2'], 'test options after -- need a test'],
     [['list', 'x'], 'list takes no argument'],
@@ -68,6 +70,7 @@ describe('nestbed', () => {
   it('gives a test up that takes too long', async () => {
     expect(await main(['run', '--timeout', '0.05', '-t', 'memslot_perf_test -s 64 -l 1 -f 3 -e 3'])).toBe(1);
     expect(out.join('')).toContain('TIMEOUT 0.05 seconds');
+    expect(out.join('')).toContain('--timeout 0.05');
   });
 
   it('runs a test in each form of report', async () => {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /** The commands behind the command line. */
-import { closeSync, openSync, writeSync } from 'node:fs';
+import { closeSync, openSync, writeFileSync } from 'node:fs';
 import process from 'node:process';
 import { parseArgs, type ParseArgsConfig } from 'node:util';
 import { UsageError } from '../lib/kvm_util/test_util.ts';
@@ -12,7 +12,7 @@ import { ktapReporter } from './reporters/ktap.ts';
 import { junitReporter } from './reporters/junit.ts';
 import { summaryReporter } from './reporters/summary.ts';
 import { exitCode, type Reporter, type TestResult } from './result.ts';
-import { runSelftest } from './run_test.ts';
+import { runSelftest, type RunConfig } from './run_test.ts';
 
 type Write = (line: string) => void;
 
@@ -22,6 +22,8 @@ const reporters: Readonly<Record<string, (write: Write) => Reporter>> = {
   junit: junitReporter,
 };
 
+const RUN_HELP = 'nestbed --help explains the options of run';
+
 const runOptions = {
   list: { type: 'boolean', short: 'l' },
   test: { type: 'string', short: 't', multiple: true },
@@ -30,6 +32,7 @@ const runOptions = {
   reporter: { type: 'string', default: 'summary' },
   trace: { type: 'string' },
   timeout: { type: 'string', default: '120' },
+  help: { type: 'boolean', short: 'h' },
 } as const satisfies ParseArgsConfig['options'];
 
 /** One selected test with the options it gets. */
@@ -44,7 +47,7 @@ function parseRun(argv: readonly string[]) {
     return parseArgs({ args: [...argv], options: runOptions, strict: true, allowPositionals: false }).values;
   } catch (error) {
     const text = error instanceof Error ? error.message : String(error);
-    throw new UsageError(text.split('. ')[0]?.split('\n')[0] ?? text);
+    throw new UsageError(text.split('\n').join(' '));
   }
 }
 
@@ -77,7 +80,8 @@ async function select(named: readonly string[], extra: readonly string[]): Promi
   return Promise.all(
     named.map(async (spec) => {
       const [name = '', ...own] = spec.split(/\s+/).filter((w) => w !== '');
-      return { test: await findTest(name), args: [...own, ...extra] };
+      // The test's own words come last, so that they prevail.
+      return { test: await findTest(name), args: [...extra, ...own] };
     }),
   );
 }
@@ -89,6 +93,7 @@ export async function runCommand(
 ): Promise<number> {
   const split = argv.indexOf('--');
   const values = parseRun(split < 0 ? argv : argv.slice(0, split));
+  if (values.help === true) throw new UsageError(RUN_HELP, { help: true });
   const seed = parseSeed(values.seed);
   const makeReporter = Object.hasOwn(reporters, values.reporter) ? reporters[values.reporter] : undefined;
   if (makeReporter === undefined) {
@@ -100,7 +105,7 @@ export async function runCommand(
   const paramError = validateParams(params);
   if (paramError !== undefined) throw new UsageError(paramError);
   const selected = await select(values.test ?? [], split < 0 ? [] : argv.slice(split + 1));
-  for (const { test, args } of selected) test.checkArgs?.(args);
+  for (const { test, args } of selected) named(test, () => test.checkArgs?.(args));
   if (values.list === true) {
     for (const { test, args } of selected) io.write([test.name, ...args].join(' '));
     return 0;
@@ -113,6 +118,16 @@ export async function runCommand(
     trace: values.trace,
     timeoutSeconds: parseTimeout(values.timeout),
   });
+}
+
+/** Options that a test refuses are told with its name. */
+function named<T>(test: Selftest, body: () => T): T {
+  try {
+    return body();
+  } catch (error) {
+    if (!(error instanceof UsageError) || error.help) throw error;
+    throw new UsageError(`${test.name}: ${error.message}`);
+  }
 }
 
 interface RunAll {
@@ -131,16 +146,19 @@ function openTrace(file: string | undefined): {
   close: () => void;
 } {
   if (file === undefined) return { line: undefined, close: () => undefined };
-  let fd: number;
-  try {
-    fd = openSync(file, 'w');
-  } catch (error) {
-    throw new UsageError(`--trace ${file}: ${error instanceof Error ? error.message : String(error)}`);
-  }
+  const attempt = <T>(body: () => T): T => {
+    try {
+      return body();
+    } catch (error) {
+      throw new UsageError(`--trace: ${error instanceof Error ? error.message : String(error)}`);
+    }
+  };
+  const fd = attempt(() => openSync(file, 'w'));
   let pending: string[] = [];
   const flush = (): void => {
-    if (pending.length > 0) writeSync(fd, `${pending.join('\n')}\n`);
+    const text = pending.length === 0 ? '' : `${pending.join('\n')}\n`;
     pending = [];
+    attempt(() => writeFileSync(fd, text));
   };
   const line = (text: string): void => {
     if (pending.push(text) >= 4096) flush();
@@ -159,21 +177,30 @@ function runAll(selected: readonly Selection[], all: RunAll): number {
   const names = selected.map((s) => s.test.name);
   const progress = createProgress(process.stderr, names.length);
   const results: TestResult[] = [];
+  let started = false;
+  // With the first line of output: a test that refuses its options leaves nothing but its own line.
+  const start = (): void => {
+    if (started) return;
+    started = true;
+    all.reporter.start({ version: all.version, seed: all.seed, cpu: 'skylake', params: all.params }, names);
+  };
   for (const [i, { test, args }] of selected.entries()) {
     progress.begin(test.name, i);
-    const result = runSelftest(test, {
+    const config: RunConfig = {
       seed: all.seed,
       params: all.params,
       args,
       timeoutSeconds: all.timeoutSeconds,
       heartbeat: () => progress.beat(),
-      onPrint: (line) => progress.note(line),
+      onPrint: (line) => {
+        start();
+        progress.note(line);
+      },
       ...(trace.line === undefined ? {} : { onTrace: trace.line }),
-    });
+    };
+    const result = named(test, () => runSelftest(test, config));
     progress.end();
-    // Only now: a test that refuses its options leaves nothing but its one line.
-    if (i === 0)
-      all.reporter.start({ version: all.version, seed: all.seed, cpu: 'skylake', params: all.params }, names);
+    start();
     results.push(result);
     all.reporter.result(result, i);
   }

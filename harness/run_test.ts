@@ -32,9 +32,21 @@ const DEFAULT_TIMEOUT_SECONDS = 120;
 export function rerunLine(name: string, config: RunConfig): string {
   const params = config.params.flatMap((p) => ['-P', p]);
   const args = config.args.length > 0 ? ['--', ...config.args] : [];
-  return ['npx nestbed run', '-t', name, ...params, '--seed', String(config.seed), ...args]
+  const limit = config.timeoutSeconds;
+  const timeout =
+    limit === undefined || limit === DEFAULT_TIMEOUT_SECONDS ? [] : ['--timeout', String(limit)];
+  return ['npx nestbed run', '-t', name, ...params, '--seed', String(config.seed), ...timeout, ...args]
     .map((w, i) => (i === 0 ? w : quote(w)))
     .join(' ');
+}
+
+/** Where in this tree an error was thrown: ` at selftests/x_test.ts:12`; empty if that is not known. */
+function thrownAt(error: Error): string {
+  const frame =
+    /(?:file:\/\/)?[^\s()]*?\/((?:selftests|lib|vmm|harness)\/[^\s():]+):(\d+)(?::\d+)?\)?$/m.exec(
+      error.stack ?? '',
+    );
+  return frame === null ? '' : `\n  at ${frame[1]!}:${frame[2]!}`;
 }
 
 /** A test failure or a sanitizer's finding is the system's fault; anything else thrown is ours. */
@@ -42,7 +54,8 @@ function judge(error: unknown): { status: Status; message: string } {
   if (error instanceof TestSkip) return { status: 'skip', message: error.message };
   if (error instanceof TestFailure) return { status: 'fail', message: error.message };
   if (error instanceof SanitizerError) return { status: 'fail', message: `${error.name}: ${error.message}` };
-  if (error instanceof Error) return { status: 'error', message: `${error.name}: ${error.message}` };
+  if (error instanceof Error)
+    return { status: 'error', message: `${error.name}: ${error.message}${thrownAt(error)}` };
   return { status: 'error', message: String(error) };
 }
 

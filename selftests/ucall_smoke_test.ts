@@ -7,7 +7,7 @@ import type { Selftest, SelftestContext } from '../harness/api.ts';
 import type { Steps } from '../lib/kvm_util/backend.ts';
 import { kvmVmFree } from '../lib/kvm_util/kvm_util.ts';
 import { getUcall, reportGuestAssert, vcpuRun } from '../lib/kvm_util/ucall_common.ts';
-import { TEST_ASSERT, TEST_ASSERT_EQ, TestFailure } from '../lib/kvm_util/test_util.ts';
+import { TEST_ASSERT, TEST_ASSERT_EQ, TestFailure, UsageError } from '../lib/kvm_util/test_util.ts';
 import { vmCreateWithOneVcpu } from '../lib/kvm_util/vm_create.ts';
 import {
   GUEST_ASSERT_EQ,
@@ -75,5 +75,8 @@ export const selftest: Selftest = {
   name: 'ucall_smoke_test',
   summary: 'every kind of ucall: SYNC, PRINTF, a failed assertion, DONE',
   upstream: 'nestbed',
+  checkArgs: ([arg]) => {
+    if (arg !== undefined) throw new UsageError(`unexpected argument '${arg}'; this test takes none`);
+  },
   run,
 };

@@ -5,7 +5,7 @@ import { createHost, type Host } from './host/host.ts';
 import type { MmStruct } from './host/mm/mm_struct.ts';
 import { eptMasks } from './kvm/mmu/spte.ts';
 import { KvmModule } from './kvm/module.ts';
-import { KVM_PARAMS, ParamError, parseParams, type ParamName } from './kvm/params.ts';
+import { KVM_PARAMS, ParamError, parseParams, unmodelledParam, type ParamName } from './kvm/params.ts';
 import { vmxCaps, vmxX86Ops } from './kvm/vmx/vmx.ts';
 import { x86ArchOps } from './kvm/x86/x86.ts';
 import { PROFILES } from './machine/cost/profiles.ts';
@@ -33,7 +33,8 @@ export interface EmulatedHostOptions {
 }
 
 const DEFAULT_RAM = 0x4000_0000;
-const HEARTBEAT_TURNS = 4096;
+/** A turn is at most a slice: milliseconds of wall time when a guest only computes. */
+const HEARTBEAT_TURNS = 16;
 
 /** The Backend with what lies under it, for tests of the emulator itself. */
 export interface EmulatedHost extends Backend {
@@ -45,9 +46,7 @@ export interface EmulatedHost extends Backend {
 /** One clear line if a module parameter is unknown or its value refused, else undefined. */
 export function validateParams(params: readonly string[]): string | undefined {
   try {
-    const parsed = parseParams(params);
-    if (parsed['kvm_intel.ept'] === 0) return 'kvm_intel.ept=0: shadow paging is not modelled yet';
-    return undefined;
+    return unmodelledParam(parseParams(params));
   } catch (error) {
     if (error instanceof ParamError) return error.message;
     throw error;

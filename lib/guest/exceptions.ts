@@ -66,7 +66,7 @@ const kvm_fixup_exception = guestFn('kvm_fixup_exception', [ptr(ExRegs)], bool, 
 
 /** Where all stubs end: the handler, the way out of a marked instruction, or the end of the test. */
 export const route_exception = guestFn('route_exception', [ptr(ExRegs)], (g, regs) => {
-  const { vector, rip } = regs.f;
+  const { vector, rip, error_code } = regs.f;
   const handlers = exception_handlers.deref();
   g.if(exception_handlers.ne(0).land(handlers.at(vector).ne(0)), () => {
     g.call(handlers.at(vector), regs);
@@ -76,7 +76,9 @@ export const route_exception = guestFn('route_exception', [ptr(ExRegs)], (g, reg
     () => kvm_fixup_exception(g, regs),
     () => g.return(),
   );
-  GUEST_FAIL(g, "Unhandled exception '0x%lx' at guest RIP '0x%lx'", vector, rip);
+  const cr2 = g.asm({ out: { v: u64 }, emit: (a, r) => a.emit('mov', r.reg64('v'), R.cr2) }).v;
+  const format = "Unhandled exception '0x%lx' at guest RIP '0x%lx', error code 0x%lx, CR2 0x%lx";
+  GUEST_FAIL(g, format, vector, rip, error_code, cr2);
 });
 
 const GPRS: readonly Reg[] = [

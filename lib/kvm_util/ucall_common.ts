@@ -17,6 +17,7 @@ import {
 import { KVM_EXIT, KVM_EXIT_IO } from '../uapi/run.ts';
 import { errnoName } from '../uapi/errno.ts';
 import { codeName, hex } from '../x86/bits.ts';
+import { VECTOR } from '../x86/exceptions.ts';
 import { hva, type Hva } from '../x86/addr.ts';
 import type { Steps } from './backend.ts';
 import { KVM_UTIL_MIN_VADDR, type KvmVcpu, type KvmVm } from './kvm_util.ts';
@@ -91,6 +92,20 @@ function guestString(vm: KvmVm, address: bigint): string {
   }
 }
 
+/** The report of route_exception() with the exception's name and the guest's line; undefined if `text` is something else. */
+function unhandledException(vm: KvmVm, text: string): string | undefined {
+  const found =
+    /^Unhandled exception '(0x[0-9a-f]+)' at guest RIP '(0x[0-9a-f]+)', (error code .*), CR2 (0x[0-9a-f]+)$/.exec(
+      text,
+    );
+  if (found === null) return undefined;
+  const [, vector = '0', rip = '0', error = '', cr2 = ''] = found;
+  const where = vm.locate(BigInt(rip));
+  const address = Number(vector) === VECTOR.PF ? `, CR2 ${cr2}` : '';
+  const at = where === undefined ? '' : `\n  at ${where}`;
+  return `unhandled exception ${codeName(VECTOR, Number(vector))} (${vector}) at rip ${rip}, ${error}${address}${at}`;
+}
+
 /** REPORT_GUEST_ASSERT(): the guest's failed assertion as this test's failure, with level, file and line. */
 export function reportGuestAssert(vcpu: KvmVcpu, uc: UcallView): never {
   const { vm } = vcpu;
@@ -98,8 +113,12 @@ export function reportGuestAssert(vcpu: KvmVcpu, uc: UcallView): never {
   const file = text(GUEST_ASSERT_ARG.FILE);
   const line = uc.args[GUEST_ASSERT_ARG.LINE]!;
   const detail = uc.buffer === '' ? '' : `\n${uc.buffer}`;
+  const unhandled = unhandledException(vm, uc.buffer);
+  if (unhandled !== undefined) {
+    throw new TestFailure(`${text(GUEST_ASSERT_ARG.LEVEL)} vcpu ${vcpu.fd.id}: ${unhandled}`);
+  }
   throw new TestFailure(
-    `${text(GUEST_ASSERT_ARG.LEVEL)} ${vcpu.fd.id}: guest assertion failed: ${text(GUEST_ASSERT_ARG.ERROR_STRING)}\n  at ${file}:${line}${detail}`,
+    `${text(GUEST_ASSERT_ARG.LEVEL)} vcpu ${vcpu.fd.id}: guest assertion failed: ${text(GUEST_ASSERT_ARG.ERROR_STRING)}\n  at ${file}:${line}${detail}`,
   );
 }
 

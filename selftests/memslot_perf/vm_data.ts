@@ -221,6 +221,7 @@ function fillSlots(vm: KvmVm, layout: SlotLayout, slotPages: (i: number) => numb
   });
 }
 
-/** The last slot must hold half of the area that is written to while it moves. */
+/** The last slot must hold half of the area; the slots before it, or nothing is mapped there, the other half. */
 export const movableArea = (data: VmData): boolean =>
+  data.nslots > 1 &&
   data.place(data.slotGpa(data.nslots - 1)).remainingPages >= MEM_TEST_MOVE_SIZE / PAGE / 2;

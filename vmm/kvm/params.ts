@@ -48,6 +48,24 @@ export const KVM_PARAMS = {
 } as const satisfies Record<string, ParamSpec>;
 
 export type ParamName = keyof typeof KVM_PARAMS;
+
+/** The parameters that change something here; the others keep their defaults. */
+const MODELLED: readonly ParamName[] = [
+  'kvm.mmio_caching',
+  'kvm.eager_page_split',
+  'kvm.ignore_msrs',
+  'kvm_intel.eptad',
+  'kvm_intel.vpid',
+];
+
+/** One clear line if a parameter that is not modelled has another value than its default, else undefined. */
+export function unmodelledParam(params: KvmParams): string | undefined {
+  const names = Object.keys(KVM_PARAMS) as ParamName[];
+  const name = names.find((n) => !MODELLED.includes(n) && params[n] !== KVM_PARAMS[n].default);
+  return name === undefined
+    ? undefined
+    : `${name}: not modelled yet; only its default, ${KVM_PARAMS[name].default}, is accepted`;
+}
 /** The values of one loaded module. */
 export type KvmParams = Readonly<Record<ParamName, number>>;
 
