@@ -57,7 +57,11 @@ function* moveManaged(move: Move): Steps<number> {
   const fresh = pages.allocPage(move.mm.owners.migrate);
   if (fresh < 0) return fresh;
   pages.getPage(move.old);
-  yield* unmapForMigration(move);
+  if (!(yield* unmapForMigration(move))) {
+    pages.putPage(toPfn(fresh), move.mm.owners.migrate);
+    pages.putPage(move.old, move.mm.owners.migrate);
+    return -ERRNO.EAGAIN;
+  }
   if (move.mm.services.sched.shouldYield()) yield;
   // One reference is ours, one the mapping's, and a file holds one more.
   const refusal = pages.pageCount(move.old) === (move.vma.file === null ? 2 : 3) ? 0 : -ERRNO.EAGAIN;
@@ -82,7 +86,10 @@ function* moveUnmanaged(move: Move): Steps<number> {
   if (move.vma.file === null || move.vma.file.nrMappers > 1) return -ERRNO.EBUSY;
   const fresh = unmanaged.alloc(move.mm.owners.migrate);
   if (fresh < 0) return fresh;
-  yield* unmapForMigration(move);
+  if (!(yield* unmapForMigration(move))) {
+    unmanaged.free(toPfn(fresh), move.mm.owners.migrate);
+    return -ERRNO.EAGAIN;
+  }
   if (sched.shouldYield()) yield;
   unmanaged.copyPage(toPfn(fresh), move.old);
   putBack(move, toPfn(fresh));
@@ -91,20 +98,29 @@ function* moveUnmanaged(move: Move): Steps<number> {
   return 0;
 }
 
-/** try_to_migrate(): nobody reaches the page through the page tables from now on. */
-function* unmapForMigration({ mm, address, old, flags }: Move): Steps<void> {
+/**
+ * try_to_migrate(): nobody reaches the page through the page tables from now on. False if another holder of mmap_lock has
+ * taken the page away, or moves it, since it was looked up.
+ */
+function* unmapForMigration({ mm, address, old, flags }: Move): Steps<boolean> {
   const entry = makePte(old, (flags & ~(PTE.PRESENT | PTE.WRITE | PTE.PROTNONE)) | PTE.MIGRATION);
   const range = notifierRange(address, address + PAGE_SIZE, MMU_NOTIFY.MIGRATE);
+  let unmapped = false;
   yield* changeNotified(mm, range, () => {
+    const pte = mm.pageTable.get(address);
+    unmapped = pte !== 0 && (pte & PTE.MIGRATION) === 0 && framePfn(pte) === old;
+    if (!unmapped) return;
     spend(mm.services.sched.cpu, COST.PTE_OP);
-    mm.pageTable.table(address)?.set(pteIndex(address), entry);
+    mm.pageTable.table(address)!.set(pteIndex(address), entry);
   });
+  return unmapped;
 }
 
 /** remove_migration_ptes(): map `frame` where the page was; false if the mapping went away meanwhile. */
-function putBack({ mm, address, flags }: Move, frame: Pfn): boolean {
+function putBack({ mm, address, old, flags }: Move, frame: Pfn): boolean {
   const table = mm.pageTable.table(address);
-  const still = ((table?.get(address) ?? 0) & PTE.MIGRATION) !== 0;
+  const entry = table?.get(address) ?? 0;
+  const still = (entry & PTE.MIGRATION) !== 0 && framePfn(entry) === old;
   if (still) {
     spend(mm.services.sched.cpu, COST.PTE_OP);
     table!.set(pteIndex(address), makePte(frame, flags));

@@ -31,7 +31,8 @@ function candidatesOf(pcpu: PCpu): Candidate[] {
   const add = (task: Task): void => void out.push({ pcpu, task, at: Math.max(now, task.availableAt) });
   const current = pcpu.current;
   if (current !== null && onCpu(current)) add(current);
-  if (current === null || current.state === TASK.POLLING || (onCpu(current) && current.preemptCount === 0)) {
+  const free = current === null || current.state === TASK.POLLING;
+  if (free || (onCpu(current) && current.preemptCount === 0 && current.availableAt <= now)) {
     for (const task of pcpu.queue) if (task.state === TASK.RUNNING) add(task);
   }
   if (out.length === 0 && pcpu.irqsOff === 0 && pcpu.irqs.length !== 0) {

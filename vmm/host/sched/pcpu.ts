@@ -73,9 +73,9 @@ export class PCpu {
   #mayPickFromQueue(): boolean {
     const current = this.current;
     if (this.queue.length === 0) return false;
-    return (
-      current === null || current.state === TASK.POLLING || (onCpu(current) && current.preemptCount === 0)
-    );
+    if (current === null || current.state === TASK.POLLING) return true;
+    // A lock's waiter keeps its pCPU until the cycle at which the lock came free.
+    return onCpu(current) && current.preemptCount === 0 && current.availableAt <= this.now;
   }
 }
 
