@@ -102,13 +102,19 @@ function* protect(t: StressRun): Steps<void> {
   yield* set(PROT.READ | PROT.WRITE);
 }
 
+function* migrateAt(t: StressRun, at: Hva): Steps<void> {
+  t.count((yield* t.host.memory.migratePage(at)) ? 'migrated' : 'not migrated');
+}
+
+/** Of slot 0 the root of the guest's page tables only: the host half reads the rest without waiting. */
+function* migrateTables(t: StressRun): Steps<void> {
+  yield* migrateAt(t, addrGpa2hva(t.vm, vmPgd(t.vm)));
+}
+
 function* migrate(t: StressRun): Steps<void> {
   for (let n = 1 + t.draw(4); n > 0; n--) {
     const areas = ['stable', 'dropped', 'moving'] as const;
-    const area = areas[t.draw(4)];
-    // Of slot 0 the root of the guest's page tables: the host half reads the rest without waiting for a migration.
-    const at = area === undefined ? addrGpa2hva(t.vm, vmPgd(t.vm)) : areaHva(t, area, t.draw(DROPPED_PAGES));
-    t.count((yield* t.host.memory.migratePage(at)) ? 'migrated' : 'not migrated');
+    yield* migrateAt(t, areaHva(t, areas[t.draw(3)]!, t.draw(DROPPED_PAGES)));
   }
 }
 
@@ -179,6 +185,7 @@ export const HOST_OPS = {
   remap,
   protect,
   migrate,
+  migrateTables,
   move,
   recreate,
   signal,

@@ -149,6 +149,8 @@ export class Vcpu {
   mmioIsWrite = 0;
   mmioCurFragment = 0;
   mmioNrFragments = 0;
+  /** L0 had to wait for a page of the instruction that it emulates: the instruction begins anew. */
+  guestPageBusy = false;
   readonly mmioFragments: KvmMmioFragment[] = [];
 
   /** Hint of gfn_to_memslot, valid for one generation of one set. */

@@ -41,6 +41,7 @@ const fromBytes = (bytes: Uint8Array): bigint => bytes.reduceRight((sum, b) => (
 export function kvmEmulateInstruction(vcpu: Vcpu): number {
   spend(vcpu.kvm.host.sched.cpu, COST.L0_EMULATE);
   vcpu.stat.insn_emulation++;
+  vcpu.guestPageBusy = false;
   const decoded = decodeGuestInsn(vcpu);
   if (isFault(decoded)) return injectFault(vcpu, decoded);
   const { insn, bytes } = decoded;
@@ -54,7 +55,9 @@ export function kvmEmulateInstruction(vcpu: Vcpu): number {
   return result ?? emulationFailure(vcpu, bytes);
 }
 
+/** An access that had to wait is no fault: back to the guest, which brings the instruction here again. */
 function injectFault(vcpu: Vcpu, fault: EmulatedFault): number {
+  if (vcpu.guestPageBusy) return 1;
   kvmInjectEmulatedException(vcpu, fault.vector, fault.errorCode, {
     lo: low(fault.linear),
     hi: high(fault.linear),
@@ -64,6 +67,7 @@ function injectFault(vcpu: Vcpu, fault: EmulatedFault): number {
 
 /** handle_emulation_failure(): user code gets UD; for the kernel's, userspace sees the bytes and the exit. */
 function emulationFailure(vcpu: Vcpu, bytes: Uint8Array): number {
+  if (vcpu.guestPageBusy) return 1;
   vcpu.stat.insn_emulation_fail++;
   const { run, kvm } = vcpu;
   kvmQueueException(vcpu, VECTOR.UD);
@@ -128,6 +132,7 @@ function load(
   const operand = new Uint8Array(size);
   const pieces = mmioPieces(where.first, where.second, size);
   const open = pieces.filter((p) => !readPiece(vcpu, p, operand.subarray(p.offset, p.offset + p.length)));
+  if (vcpu.guestPageBusy) return 1;
   if (open.length === 0) return then(fromBytes(operand));
   return mmioExit(
     vcpu,
@@ -145,6 +150,7 @@ function store(vcpu: Vcpu, insn: DecodedInsn, linear: bigint, value: bigint, the
   const operand = toBytes(value, insn.size);
   const pieces = mmioPieces(where.first, where.second, insn.size);
   const open = pieces.filter((p) => !writePiece(vcpu, p, operand.subarray(p.offset, p.offset + p.length)));
+  if (vcpu.guestPageBusy) return 1;
   const done = then();
   // As in KVM, the instruction is complete when userspace sees the write.
   return open.length === 0 ? done : mmioExit(vcpu, open, operand, 1, () => 1);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /**
  * Copies between L0 and guest memory by guest-physical address: kvm_vcpu_read_guest() and kvm_vcpu_write_guest() of
- * virt/kvm/kvm_main.c, 6.12. Plain code: a page that would have to be waited for counts as inaccessible.
+ * virt/kvm/kvm_main.c, 6.12. Plain code: a page that would have to be waited for (mmap_lock, a migration) counts as inaccessible, and
+ * marks the vCPU; who emulates an instruction begins it anew.
  */
 import { PAGE_SIZE, gfn, hva, offsetInPage, type Gpa } from '../../../lib/x86/addr.ts';
 import { ERRNO } from '../../../lib/uapi/errno.ts';
@@ -27,14 +28,18 @@ function forEachPage(
   return 0;
 }
 
+/** What a copy's outcome means to the caller: 0 or -EFAULT. */
+function failure(vcpu: Vcpu, result: number): number {
+  if (result === -ERRNO.EAGAIN) vcpu.guestPageBusy = true;
+  return result < 0 ? -ERRNO.EFAULT : 0;
+}
+
 /** 0 or -EFAULT. */
 export function kvmVcpuReadGuest(vcpu: Vcpu, addr: Gpa, out: Uint8Array): number {
   return forEachPage(addr, out.length, (page, offset, done, piece) => {
     const address = gfnToHvaSlot(kvmVcpuGfnToMemslot(vcpu, gfn(page)), gfn(page), 'read');
     if (kvmIsErrorHva(address)) return -ERRNO.EFAULT;
-    return copyFromUser(vcpu.kvm.mm, out.subarray(done, done + piece), hva(address + offset)) < 0
-      ? -ERRNO.EFAULT
-      : 0;
+    return failure(vcpu, copyFromUser(vcpu.kvm.mm, out.subarray(done, done + piece), hva(address + offset)));
   });
 }
 
@@ -44,8 +49,8 @@ export function kvmVcpuWriteGuest(vcpu: Vcpu, addr: Gpa, bytes: Uint8Array): num
     const slot = kvmVcpuGfnToMemslot(vcpu, gfn(page));
     const address = gfnToHvaSlot(slot, gfn(page), 'write');
     if (slot === null || kvmIsErrorHva(address)) return -ERRNO.EFAULT;
-    if (copyToUser(vcpu.kvm.mm, hva(address + offset), bytes.subarray(done, done + piece)) < 0)
-      return -ERRNO.EFAULT;
+    const copied = copyToUser(vcpu.kvm.mm, hva(address + offset), bytes.subarray(done, done + piece));
+    if (copied < 0) return failure(vcpu, copied);
     markPageDirtyInSlot(slot, gfn(page));
     return 0;
   });
