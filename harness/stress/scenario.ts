@@ -34,6 +34,8 @@ export interface Scenario {
   readonly schedule?: 'clock' | 'random';
   /** Deleting and moving a slot zaps only its own translations. */
   readonly slotZap?: 'all' | 'slot';
+  /** `none`: a broken L0, which these tests must find out. */
+  readonly flushes?: 'all' | 'none';
   /** Check every use of a translation against the tables. */
   readonly staleCheck?: 'off' | 'hits';
 }
@@ -55,6 +57,7 @@ export class StressRun {
   running = 0;
   /** The first error of any thread. */
   failure: Error | undefined;
+  onFailure: (error: Error) => void = () => undefined;
   readonly #nextRng: Rng;
   readonly #symbols = new Map<SharedName, Hva>();
 
@@ -107,6 +110,7 @@ export class StressRun {
       yield* body;
     } catch (error) {
       this.failure ??= error instanceof Error ? error : new Error(String(error));
+      this.onFailure(this.failure);
     }
   }
 }

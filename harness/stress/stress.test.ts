@@ -5,6 +5,7 @@
  * every TLB and with every parameter. NESTBED_FUZZ multiplies the number of seeds.
  */
 import { describe, expect, it } from 'vitest';
+import { SanitizerError } from '../../vmm/machine/errors.ts';
 import { HOST_OPS, type HostOpName } from './host_ops.ts';
 import { runStress, type StressReport } from './run.ts';
 import type { Scenario } from './scenario.ts';
@@ -66,6 +67,11 @@ describe('a VM under stress', () => {
   it.each(['real', 'keep-forever'] as const)('uses no translation after its flush (%s)', (tlb) => {
     const report = runSeeds(1, { ...base, steps: 30, tlb, staleCheck: 'hits' });
     expect(report.staleHits).toEqual([]);
+  });
+
+  it('finds an L0 that does not flush', () => {
+    const broken = { ...base, seed: 1, flushes: 'none', tlb: 'keep-forever' } as const;
+    expect(() => runStress(broken)).toThrow(SanitizerError);
   });
 
   it('gives the same run for the same seed', () => {
