@@ -3,6 +3,8 @@
  * L0's instruction emulator: what a guest does to memory that only L0 or userspace can answer for. Mirrors
  * x86_emulate_instruction() of arch/x86/kvm/x86.c and emulate.c, 6.12, for the integer instructions that access one
  * memory operand, and single turns of STOS and MOVS. Anything else ends in KVM_EXIT_INTERNAL_ERROR.
+ * DEVIATION: an instruction that meets a page which has to be waited for begins anew, so a device that it read before is
+ * read twice, and the first part of a store that crosses pages may be repeated; KVM waits in the middle.
  */
 import {
   KVM_EXIT,
