@@ -23,6 +23,8 @@ export interface Selftest {
   readonly quickArgs?: readonly string[];
   /** Throws UsageError for options that the test refuses, before anything runs. */
   readonly checkArgs?: (args: readonly string[]) => void;
+  /** Wall-clock seconds that it may take with any options; the default is 120, as in the selftests' settings file. */
+  readonly timeoutSeconds?: number;
   /** Number of pCPUs that the host has when it runs; the default is 4. */
   readonly nrCpus?: number;
   /** Bytes of host RAM; the default is 1 GiB. */

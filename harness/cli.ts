@@ -18,7 +18,7 @@ const usage = `nestbed - a conformance suite and laboratory for nested virtualiz
   -P M.P=V       set a module parameter, as in kvm_intel.ept=0
   --seed N       seed of everything that is left to chance (default 1)
   --trace FILE   write KVM's trace events to FILE as ftrace prints them
-  --timeout S    give a test up after S seconds (default 120)
+  --timeout S    give a test up after S seconds (default 120, or what the test says)
   --reporter R   form of the result on standard output; progress goes to standard error
 
   Without -t every test runs with its quick options. What follows -- is given to each test that -t names.

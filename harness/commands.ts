@@ -31,7 +31,7 @@ const runOptions = {
   seed: { type: 'string', default: '1' },
   reporter: { type: 'string', default: 'summary' },
   trace: { type: 'string' },
-  timeout: { type: 'string', default: '120' },
+  timeout: { type: 'string' },
   help: { type: 'boolean', short: 'h' },
 } as const satisfies ParseArgsConfig['options'];
 
@@ -116,7 +116,7 @@ export async function runCommand(
     version: io.version,
     reporter: makeReporter(io.write),
     trace: values.trace,
-    timeoutSeconds: parseTimeout(values.timeout),
+    timeoutSeconds: values.timeout === undefined ? undefined : parseTimeout(values.timeout),
   });
 }
 
@@ -137,7 +137,8 @@ interface RunAll {
   readonly reporter: Reporter;
   /** File that gets KVM's trace events. */
   readonly trace: string | undefined;
-  readonly timeoutSeconds: number;
+  /** As asked for; else each test's own limit holds. */
+  readonly timeoutSeconds: number | undefined;
 }
 
 /** A file that takes lines; opened before anything runs, so that a bad name is bad input. */
@@ -190,7 +191,7 @@ function runAll(selected: readonly Selection[], all: RunAll): number {
       seed: all.seed,
       params: all.params,
       args,
-      timeoutSeconds: all.timeoutSeconds,
+      ...(all.timeoutSeconds === undefined ? {} : { timeoutSeconds: all.timeoutSeconds }),
       heartbeat: () => progress.beat(),
       onPrint: (line) => {
         start();

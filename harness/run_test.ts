@@ -14,7 +14,7 @@ export interface RunConfig {
   readonly args: readonly string[];
   /** A sign of life: called now and then while the simulation runs. */
   readonly heartbeat?: () => void;
-  /** Wall-clock seconds after which the run is given up; default 120, as in the selftests' settings file. */
+  /** Wall-clock seconds after which the run is given up; default: the test's own, or 120. */
   readonly timeoutSeconds?: number;
   /** Receives each line as the test prints it. */
   readonly onPrint?: (line: string) => void;
@@ -67,7 +67,7 @@ export function runSelftest(test: Selftest, config: RunConfig): TestResult {
     config.onPrint?.(line);
   };
   const began = performance.now();
-  const limit = config.timeoutSeconds ?? DEFAULT_TIMEOUT_SECONDS;
+  const limit = config.timeoutSeconds ?? test.timeoutSeconds ?? DEFAULT_TIMEOUT_SECONDS;
   const heartbeat = (): void => {
     config.heartbeat?.();
     if (performance.now() - began > limit * 1000) throw new TestFailure(`TIMEOUT ${limit} seconds`);

@@ -177,6 +177,7 @@ export const selftest: Selftest = {
   name: 'demand_paging_test',
   summary: 'vCPUs page memory in, at first touch and after madvise(MADV_DONTNEED)',
   upstream: 'demand_paging_test.c',
+  timeoutSeconds: 3600,
   quickArgs: ['-v', '2', '-b', '4M'],
   ramBytes: 0x6000_0000,
   run,

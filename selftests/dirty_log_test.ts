@@ -40,6 +40,7 @@ export const selftest: Selftest = {
   name: 'dirty_log_test',
   summary: 'dirty page logging against a writing guest, with KVM_GET_DIRTY_LOG and KVM_CLEAR_DIRTY_LOG',
   upstream: 'dirty_log_test.c',
+  timeoutSeconds: 3600,
   quickArgs: ['-i', '3', '-I', '1', '-s', '4M'],
   ramBytes: 0x6000_0000,
   run,

@@ -138,6 +138,7 @@ export const selftest: Selftest = {
   summary: 'time of memslot-heavy operations against a running guest, with up to 32763 slots',
   upstream: 'memslot_perf_test.c',
   checkArgs: (args) => void parseTestArgs(args, NAMES),
+  timeoutSeconds: 3600,
   quickArgs: ['-s', '8192', '-l', '0.02'],
   run,
 };
