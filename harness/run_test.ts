@@ -33,8 +33,7 @@ export function rerunLine(name: string, config: RunConfig): string {
   const params = config.params.flatMap((p) => ['-P', p]);
   const args = config.args.length > 0 ? ['--', ...config.args] : [];
   const limit = config.timeoutSeconds;
-  const timeout =
-    limit === undefined || limit === DEFAULT_TIMEOUT_SECONDS ? [] : ['--timeout', String(limit)];
+  const timeout = limit === undefined ? [] : ['--timeout', String(limit)];
   return ['npx nestbed run', '-t', name, ...params, '--seed', String(config.seed), ...timeout, ...args]
     .map((w, i) => (i === 0 ? w : quote(w)))
     .join(' ');
