@@ -19,9 +19,8 @@ import type { AnyType, FnType, VoidType } from './types.ts';
 export type OperandsOf<P extends readonly AnyType[]> = { readonly [K in keyof P]: Operand };
 /** One place for each parameter. */
 export type PlacesOfParams<P extends readonly AnyType[]> = { readonly [K in keyof P]: Place<P[K]> };
-/** What a call gives. */
-// eslint-disable-next-line @typescript-eslint/no-invalid-void-type
-export type CallResult<R extends AnyType> = R extends VoidType ? void : Expr<R>;
+/** What a call gives: nothing to use after a void function. */
+export type CallResult<R extends AnyType> = R extends VoidType ? undefined : Expr<R>;
 /** A body: `g` and the parameters. */
 export type FnBuilder<P extends readonly AnyType[]> = (g: GuestCode, ...params: PlacesOfParams<P>) => void;
 
@@ -70,7 +69,10 @@ function define(level: string, symbol: string, type: FnType, build: AnyBuilder):
   const site = captureSite();
   let built: FnBody | undefined;
   const body = (): FnBody => (built ??= buildGuestBody(symbol, level, type, site, build));
-  const call = (g: GuestCode, ...args: Operand[]): Expr => g.call(self, ...args);
+  const call = (g: GuestCode, ...args: Operand[]): Expr | undefined => {
+    const result = g.call(self, ...args);
+    return type.ret.kind === 'void' ? undefined : result;
+  };
   const self = Object.assign(call, {
     linkKind: 'fn' as const,
     symbol,
