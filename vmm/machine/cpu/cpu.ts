@@ -16,6 +16,7 @@ import type { PhysMem } from '../memory/phys_mem.ts';
 import type { Mmu } from '../mmu/mmu.ts';
 import type { VmxUnit } from '../vmx/vmx_unit.ts';
 import type { CodeCache } from './code_cache.ts';
+import type { QuickRun } from './quick_run.ts';
 import type { SystemUnit } from './system/system_unit.ts';
 import { FAULT, type FaultInfo } from './state.ts';
 import type { SysInsn } from './sys_insn.ts';
@@ -86,6 +87,9 @@ export class Cpu implements Spender {
   sys!: SystemUnit;
   apic!: LocalApic;
   code!: CodeCache;
+  /** Made after so many misses of the fast TLB that it is worth its compilation. */
+  quick: QuickRun | undefined = undefined;
+  misses = 0;
 
   constructor(id: number, mem: PhysMem, frames: FrameTable, prices: Prices) {
     const base = CPU_BLOCK_BASE + id * CPU_BLOCK_SIZE;

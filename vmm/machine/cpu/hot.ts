@@ -44,8 +44,7 @@ export const WHY = {
   CHAIN:   1, // as ENTER, and the record of the branch wants to know the answer
   TIME:    2, // the time slice is over
   GENERIC: 3, // the instruction has no case of its own
-  FAULT:   4, // its memory access faults
-  REFUSED: 5, // its memory access is not one for the fast TLB
+  MISS:    4, // the fast TLB does not allow its memory access: SCRATCH.ADDR and KIND
 } as const;
 
 /**

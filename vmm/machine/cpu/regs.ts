@@ -24,7 +24,9 @@ export const SCRATCH = {
   DELTA: 979, // fast TLB's addend
   TABLE: 980, // word index of the page's offset table
   // The MMU's context, for the quick walk; written by mmuContextChanged():
-  MODE: 981, GROUP: 982, SPACE: 983, GLOBAL_SPACE: 984, WALK_PRICE: 985,
+  MODE: 981, GROUP: 982, SPACE: 983, GLOBAL_SPACE: 984,
+  KIND: 985, // of the access that missed the fast TLB, at ADDR: ACCESS | (size - 1) << 8
+  AT: 986, // record at which a quick run stopped
   FX:   512, // 128 words: the x87 and SSE image of FXSAVE and FXRSTOR
 } as const;
 

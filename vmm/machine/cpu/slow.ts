@@ -13,13 +13,17 @@ import { fetchAddress, isFetchFast } from './fetch.ts';
 import { REC, REC_WORDS, WHY } from './hot.ts';
 import { FAST_TLB_ENTRIES, RAM_BASE } from '../layout.ts';
 import { ACCESS } from '../mmu/access.ts';
-import { makeQuickWalk, QUICK } from '../mmu/quick_walk.ts';
+import { QUICK } from '../mmu/quick_walk.ts';
 import { translate } from '../mmu/translate.ts';
+import { makeQuickRun, RAN } from './quick_run.ts';
 import { SCRATCH } from './regs.ts';
 import { FAULT, RUN, S, SEGN } from './state.ts';
 
 /** So many misses of the fast TLB make the quick walk worth its compilation. */
 const QUICK_AFTER = 8192;
+/** Cycles that a quick run is given at most. */
+const MAX_RUN = 0x3fff_ffff;
+const PAGE_LAST = 0xfff;
 
 /**
  * Continue after the loop stopped for `why` at record `p`: a record to go on with (RIP is at its instruction, which must
@@ -32,9 +36,9 @@ export function slowStep(cpu: Cpu, why: number, p: number, deadline: number): nu
     case WHY.CHAIN:
       return chain(cpu, p, deadline);
     case WHY.TIME:
-      return isOver(cpu, deadline) ? ~RUN.DEADLINE : p;
-    case WHY.FAULT:
-      return ~RUN.FAULT;
+      return resume(cpu, p, deadline);
+    case WHY.MISS:
+      return miss(cpu, p, deadline);
     default:
       return generic(cpu, p, deadline);
   }
@@ -42,6 +46,12 @@ export function slowStep(cpu: Cpu, why: number, p: number, deadline: number): nu
 
 function isOver(cpu: Cpu, deadline: number): boolean {
   return cpu.clock[0]! >= deadline || cpu.s[S.PENDING] !== 0;
+}
+
+/** Go on at a record that RIP is at. A link to the next page is left by way of RIP, since records count from the page. */
+function resume(cpu: Cpu, p: number, deadline: number): number {
+  if (cpu.mem.i32[p + REC.OFF]! > PAGE_LAST) return enter(cpu, deadline);
+  return isOver(cpu, deadline) ? ~RUN.DEADLINE : p;
 }
 
 /** The record at RIP. While the fast TLB has no entry for the page, instructions are executed one by one here. */
@@ -113,36 +123,49 @@ function refuse(cpu: Cpu, p: number, lo: number, hi: number, kind: number): numb
   if (what === FAULT.EXCEPTION && vector === VECTOR.GP && usesStack(cpu.code.insnOf(p), kind)) {
     translate(cpu, lo, hi, kind | ACCESS.STACK);
   }
-  return -1;
+  return ~RUN.FAULT;
 }
 
-/** Walk in WebAssembly, once the CPU has missed often enough for that to be worth its compilation. */
-function quickWalk(cpu: Cpu, p: number, lo: number, hi: number, access: number): number {
-  const { mmu, frames } = cpu;
-  const { quick } = mmu;
+/** Walk and go on in WebAssembly, once the CPU has missed often enough for that to be worth its compilation. */
+function quickRun(cpu: Cpu, p: number, lo: number, hi: number, access: number, deadline: number): number {
+  const { quick, clock, frames } = cpu;
   if (quick === undefined) {
-    if (++mmu.misses === QUICK_AFTER) mmu.quick = makeQuickWalk(cpu, mmu);
+    if (++cpu.misses === QUICK_AFTER) cpu.quick = makeQuickRun(cpu);
     return QUICK.NO;
   }
-  if (mmu.check !== 'off') return QUICK.NO;
-  return quick(p, lo, hi, access, frames.managed ? frames.retirements : -1);
+  if (cpu.mmu.check !== 'off' || !Number.isInteger(clock[0])) return QUICK.NO;
+  const left = Math.min(Math.max(Math.ceil(deadline - clock[0]!), 1), MAX_RUN);
+  cpu.s[SCRATCH.AT] = p;
+  return quick(p, lo, hi, access, frames.managed ? frames.retirements : -1, left);
+}
+
+/** The first record of the instruction that record `p` belongs to. */
+function firstOf(cpu: Cpu, p: number): number {
+  return p - (cpu.mem.i32[p + REC.POS]! >> 16) * REC_WORDS;
 }
 
 /**
- * The fast TLB has no entry for an access of record `p` at (lo, hi); `kind` is ACCESS | (size - 1) << 8. Ask the MMU.
- * The first record of the instruction if it can be done again; the next record if it has been done (but not counted); 0 if it must be executed out of line; -1: cpu.fault is
- * set. RIP and the clock have been written back; the clock may have moved.
+ * The fast TLB does not allow the access of record `p`: ask the MMU. Afterwards the instruction is executed, from its
+ * first record or out of line, even if the clock has passed the deadline meanwhile.
  */
-export function refill(cpu: Cpu, p: number, lo: number, hi: number, kind: number): number {
-  if ((lo & (kind >> 8)) !== 0) return 0;
-  const access = kind & ACCESS.KIND;
-  const done = quickWalk(cpu, p, lo, hi, access);
-  if (done === QUICK.EXECUTED) return p + REC_WORDS;
-  if (done === QUICK.DONE) return p - (cpu.mem.i32[p + REC.POS]! >> 16) * REC_WORDS;
-  if (done === QUICK.NO && translate(cpu, lo, hi, access) < 0) return refuse(cpu, p, lo, hi, access);
+function miss(cpu: Cpu, p: number, deadline: number): number {
   const { s } = cpu;
-  if (!isDataFast(cpu, lo, hi, access) || !isPageCurrent(cpu, s[S.RIP]!, s[S.RIP + 1]!)) return 0;
-  return p - (cpu.mem.i32[p + REC.POS]! >> 16) * REC_WORDS;
+  const lo = s[SCRATCH.ADDR]!;
+  const hi = s[SCRATCH.ADDR + 1]!;
+  const kind = s[SCRATCH.KIND]!;
+  if ((lo & (kind >> 8)) !== 0) return generic(cpu, p, deadline);
+  const access = kind & ACCESS.KIND;
+  switch (quickRun(cpu, p, lo, hi, access, deadline)) {
+    case RAN:
+      return resume(cpu, s[SCRATCH.AT]!, deadline);
+    case QUICK.DONE:
+      return firstOf(cpu, p);
+    case QUICK.FILLED:
+      return generic(cpu, s[SCRATCH.AT]!, deadline);
+  }
+  if (translate(cpu, lo, hi, access) < 0) return refuse(cpu, p, lo, hi, access);
+  const isFast = isDataFast(cpu, lo, hi, access) && isPageCurrent(cpu, s[S.RIP]!, s[S.RIP + 1]!);
+  return isFast ? firstOf(cpu, p) : generic(cpu, p, deadline);
 }
 
 /** Execute out of line. */

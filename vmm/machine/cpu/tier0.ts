@@ -12,14 +12,14 @@ import { checkMode } from './execute.ts';
 import { WHY } from './hot.ts';
 import { FAST_TLB_ENTRIES } from '../layout.ts';
 import { SCRATCH } from './regs.ts';
-import { refill, slowStep } from './slow.ts';
+import { slowStep } from './slow.ts';
 import { S } from './state.ts';
 import { mulHigh } from './wide.ts';
 
 const TLB_MASK = FAST_TLB_ENTRIES - 1;
 const MAX_SLICE = 0x3fff_ffff;
-const { TMP, DELTA, TABLE, WALK_PRICE } = SCRATCH;
-const { ENTER, CHAIN, TIME, GENERIC, FAULT, REFUSED } = WHY;
+const { TMP, DELTA, TABLE, ADDR, KIND } = SCRATCH;
+const { ENTER, CHAIN, TIME, GENERIC, MISS } = WHY;
 const RIP = S.RIP;
 const RSP = S.GPR + 8;
 const { FLAG_OP, FLAG_A, FLAG_B, FLAG_R } = S;
@@ -41,7 +41,7 @@ export function tier0(cpu: Cpu, deadline: number): number {
     let fop = s[FLAG_OP]!; let fal = s[FLAG_A]!; let fah = s[FLAG_A + 1]!; let fbl = s[FLAG_B]!;
     let fbh = s[FLAG_B + 1]!; let frl = s[FLAG_R]!; let frh = s[FLAG_R + 1]!; let page = s[RIP]! & -4096;
     let ripHi = s[RIP + 1]!; let delta = s[DELTA]!; let table = s[TABLE]!; const ctx = s[S.CTX]!;
-    let slice = Math.min(Math.max(Math.ceil(deadline - clock[0]!), 1), MAX_SLICE) | 0; let left = slice;
+    const slice = Math.min(Math.max(Math.ceil(deadline - clock[0]!), 1), MAX_SLICE) | 0; let left = slice;
     hot: for (;;) {
       if (left <= 0) { why = TIME; break; }
       left = (left - 1) | 0;
@@ -570,22 +570,12 @@ export function tier0(cpu: Cpu, deadline: number): number {
       why = ENTER; break;
       }
       // miss: the fast TLB does not have the page of lo, hi; kind is ACCESS | (size - 1) << 8
-      const rip = (page + m[p + 6]!) | 0; s[RIP] = rip; s[RIP + 1] = ripHi + (rip >>> 0 < page >>> 0 ? 1 : 0);
-      left = (left + ((m[p + 7]! >> 8) & 0xff) - 128) | 0;
-      const executed = slice - left; clock[0] = clock[0]! + executed; counts[INSN] = counts[INSN]! + executed;
-      s[DELTA] = delta;
-      const again = refill(cpu, p, lo, hi, kind);
-      if (again > p) { // done already, by the quick walk
-        slice = (left - s[WALK_PRICE]!) | 0; slice = slice < 1 ? 1 : slice; left = (slice - 1) | 0; p = again; continue;
-      }
-      slice = Math.min(Math.max(Math.ceil(deadline - clock[0]), 1), MAX_SLICE) | 0; left = slice;
-      if (again <= 0) { why = again === 0 ? REFUSED : FAULT; break; }
-      p = again;
+      s[ADDR] = lo; s[ADDR + 1] = hi; s[KIND] = kind; why = MISS; break;
     }
     if (why >= TIME) {
       const offset = m[p + 6]!; const rip = (page + offset) | 0; s[RIP] = rip;
       s[RIP + 1] = ripHi + (rip >>> 0 < page >>> 0 ? 1 : 0);
-      if (why === GENERIC) left = (left + ((m[p + 7]! >> 8) & 0xff) - 128) | 0;
+      if (why >= GENERIC) left = (left + ((m[p + 7]! >> 8) & 0xff) - 128) | 0;
     } else {
       s[RIP] = lo; s[RIP + 1] = hi;
     }

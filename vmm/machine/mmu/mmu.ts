@@ -8,7 +8,6 @@ import type { CpuProfile } from '../cost/profiles.ts';
 import { FlushLedger } from '../tlb/flush_ledger.ts';
 import { TagSpaces } from '../tlb/tag_spaces.ts';
 import { TlbArray, type TlbShape, type TlbStorage } from '../tlb/tlb_array.ts';
-import type { QuickWalk } from './quick_walk.ts';
 import type { StaleHit } from './stale_hit.ts';
 
 /** Replacement of the modelled TLB: the profile's sizes; nothing is ever evicted; nothing is ever kept. */
@@ -83,10 +82,6 @@ export class Mmu {
   check: 'off' | 'hits' = 'off';
   /** Called for every use of a translation that the tables no longer give, while `check` is 'hits'. */
   onStaleHit: (hit: StaleHit) => void = () => {};
-
-  /** The walk of the most common case, once there were enough misses of the fast TLB: see quick_walk.ts. */
-  quick: QuickWalk | undefined = undefined;
-  misses = 0;
 
   /** The current context, set by mmuContextChanged(). */
   mode = 0;

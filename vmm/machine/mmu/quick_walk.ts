@@ -8,7 +8,6 @@
 import { PTE } from '../../../lib/x86/paging.ts';
 import { COST } from '../cost/points.ts';
 import type { Cpu } from '../cpu/cpu.ts';
-import { HOT, REC } from '../cpu/hot.ts';
 import { SCRATCH } from '../cpu/regs.ts';
 import { S } from '../cpu/state.ts';
 import * as layout from '../layout.ts';
@@ -17,24 +16,17 @@ import { ENTRY, ENTRY_F64, ENTRY_WORDS, PERM } from '../tlb/entry.ts';
 import { HASH_FACTOR, INDEX, type TlbArray } from '../tlb/tlb_array.ts';
 import { ACCESS } from './access.ts';
 import { FAST_NO_TAG } from './fast.ts';
-import { MODE, type Mmu } from './mmu.ts';
+import { MODE } from './mmu.ts';
 import { MAY, RIGHTS } from './rights.ts';
-import { type Code, compileFunction, f64, i32, type Local, Locals, wasm } from './wasm_code.ts';
+import { type Code, f64, i32, type Local, Locals, wasm, type WasmFunction } from '../wasm_code.ts';
 
 /** What a QuickWalk answers. */
 // prettier-ignore
 export const QUICK = {
   NO:     0, // not the common case: nothing has happened
   DONE:   1, // the fast TLB has the page for the access, and the page of RIP as the interpreter knows it
-  FILLED: 2, // translated, but the above has to be looked at
-  EXECUTED: 3, // as DONE, and the instruction of record p, a plain 64-bit load or store, has been executed
+  FILLED: 2, // translated, but not so: the access or the page of RIP has no fast entry, and something was evicted
 } as const;
-
-/**
- * For an access of record `p` at lo/hi. `kind`: ACCESS.READ or WRITE; `seq`: FrameTable.retirements, or -1 if nobody
- * manages frames (then nothing has been retired). Few parameters, because more than these go by the stack.
- */
-export type QuickWalk = (p: number, lo: number, hi: number, kind: number, seq: number) => number;
 
 const { const: k, add, sub, mul, and, or, xor, shl, shrS, shrU, eq, ne, eqz, load, load8, store } = i32;
 const { when, loopWhile, ret, select } = wasm;
@@ -81,12 +73,11 @@ const bump = (address: number, by: number): Code => store(NONE, address, add(loa
 const has = (value: Code, bits: number): Code => and(value, k(bits));
 
 /** What a quick walk costs. */
-const walkPrice = (cpu: Cpu): number => cpu.prices[COST.TLB_MISS]! + 4 * cpu.prices[COST.WALK_REF]!;
+export const walkPrice = (cpu: Cpu): number => cpu.prices[COST.TLB_MISS]! + 4 * cpu.prices[COST.WALK_REF]!;
 
 /** Writes the function; each method is one stretch of it. */
 class Writer {
-  readonly locals = new Locals(5);
-  readonly p = this.locals.next();
+  readonly locals = new Locals(4);
   readonly lo = this.locals.next();
   readonly hi = this.locals.next();
   readonly kind = this.locals.next();
@@ -418,33 +409,7 @@ class Writer {
       t.set(and(t.get, eq(column(4), this.s(SCRATCH.DELTA)))),
       when(eqz(t.get), ret(k(QUICK.FILLED))),
       store(NONE, place.cpu + word(SCRATCH.EVICTIONS), load(NONE, place.index + word(INDEX.EVICTIONS))),
-      this.execute(),
       k(QUICK.DONE),
-    ].flat();
-  }
-
-  /** Do what record `p` says if it is a whole instruction by itself, and a 64-bit load or store. */
-  execute(): Code {
-    const { p, lo, t, u, slot } = this;
-    const field = (n: number): Code => load(p.get, word(n));
-    const copy = (to: Code, toBase: number, from: Code, fromBase: number): Code =>
-      [
-        store(to, toBase, load(from, fromBase)),
-        store(to, toBase + 4, load(from, fromBase + 4)),
-        ret(k(QUICK.EXECUTED)),
-      ].flat();
-    const state = this.place.cpu;
-    return [
-      p.set(shl(p.get, k(2))),
-      u.set(field(REC.K)),
-      slot.set(or(this.tables[0]!.get, has(lo.get, 0xfff))),
-      when(
-        eqz(shrS(field(REC.POS), k(16))),
-        t.set(shl(field(REC.S), k(2))),
-        when(eq(u.get, k(HOT.ST64)), copy(slot.get, 0, t.get, state)),
-        t.set(shl(field(REC.D), k(2))),
-        when(and(eq(u.get, k(HOT.LD64)), eqz(field(REC.X))), copy(t.get, state, slot.get, 0)),
-      ),
     ].flat();
   }
 
@@ -465,20 +430,20 @@ class Writer {
   }
 }
 
-/** The function of a CPU, or undefined if its TLB or the frame table is not in the machine's memory. */
-export function makeQuickWalk(cpu: Cpu, mmu: Mmu): QuickWalk | undefined {
+/**
+ * The walk for an access at lo, hi, as a WebAssembly function (lo, hi, kind, seq) => QUICK. `kind`: ACCESS.READ or WRITE;
+ * `seq`: FrameTable.retirements, or -1 if nobody manages frames (then nothing has been retired). Undefined if the CPU's
+ * TLB or the frame table is not in the machine's memory.
+ */
+export function quickWalkFunction(cpu: Cpu): WasmFunction | undefined {
   const { memory } = cpu.mem;
-  const { tlb } = mmu;
+  const { tlb } = cpu.mmu;
   if (tlb.i.buffer !== memory.buffer || tlb.layout.index.buffer !== memory.buffer) return undefined;
   if (cpu.frames.state.buffer !== memory.buffer) return undefined;
-  const price = walkPrice(cpu);
-  // The interpreter counts its time slice in integers.
-  if (!Number.isInteger(price)) return undefined;
-  cpu.s[SCRATCH.WALK_PRICE] = price;
   new Uint8Array(memory.buffer).set(
     RIGHTS,
     layout.CPU_BLOCK_BASE + cpu.id * layout.CPU_BLOCK_SIZE + layout.QUICK_RIGHTS_OFFSET,
   );
   const writer = new Writer(cpu, tlb);
-  return compileFunction(memory, writer.locals, writer.body()) as QuickWalk;
+  return { locals: writer.locals, body: writer.body() };
 }
