@@ -7,7 +7,7 @@
 import type { Cpu } from './cpu.ts';
 import type { DecodedInsn } from './decode/insn.ts';
 import { HIGH_BYTE } from './decode/ops.ts';
-import { RAM_BASE } from '../layout.ts';
+import { FAST_TLB_ENTRIES, RAM_BASE } from '../layout.ts';
 import { ACCESS } from '../mmu/access.ts';
 import { translate } from '../mmu/translate.ts';
 import { SCRATCH } from './regs.ts';
@@ -55,10 +55,22 @@ export function effectiveAddress(cpu: Cpu, x: DecodedInsn): void {
   addSegmentBase(cpu, SCRATCH.ADDR, x.seg);
 }
 
+/** Whether the fast TLB has the page for the access. */
+function isFast(cpu: Cpu, lo: number, hi: number, access: number): boolean {
+  const { readTag, writeTag, hiTag } = cpu.fast;
+  const i = (lo >>> 12) & (FAST_TLB_ENTRIES - 1);
+  if (hiTag[i] !== (hi ^ cpu.s[S.CTX]!) || (access & ACCESS.SYSTEM) !== 0) return false;
+  return ((access & ACCESS.KIND) === ACCESS.READ ? readTag : writeTag)[i] === (lo & -4096);
+}
+
 /** Translate `size` bytes at (lo, hi) for a later readPrepared() or writePrepared(). False: cpu.fault is set. */
 export function prepare(cpu: Cpu, lo: number, hi: number, size: number, access: number): boolean {
   const s = cpu.s;
   const head = Math.min(size, 4096 - (lo & 0xfff));
+  if (head === size && isFast(cpu, lo, hi, access)) {
+    setPrepared(s, (lo + cpu.fast.addend[(lo >>> 12) & (FAST_TLB_ENTRIES - 1)]!) | 0, size);
+    return true;
+  }
   const hpa = translate(cpu, lo, hi, access);
   if (hpa < 0) return false;
   let second = 0;
