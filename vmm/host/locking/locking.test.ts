@@ -53,7 +53,7 @@ describe('a spinlock', () => {
     expect(host.cpu.counts[COST.SPINLOCK]).toBe(1);
     lock.unlock();
     expect(host.sched.context.preemptCount).toBe(0);
-    expect(lock.holder).toBeNull();
+    expect(lock.owner).toBeNull();
   });
 
   it('refuses its holder a second time and anybody else the unlock', () => {

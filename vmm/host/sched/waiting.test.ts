@@ -3,25 +3,11 @@
 import { describe, expect, it } from 'vitest';
 import { spend } from '../../machine/cost/ledger.ts';
 import { COST } from '../../machine/cost/points.ts';
-import type { Host } from '../host.ts';
 import type { Steps } from '../steps.ts';
 import { testHost } from '../testing/test_host.ts';
+import { work } from '../testing/work.ts';
 import { DeadlockError } from './errors.ts';
 import { WaitQueue } from './wait_queue.ts';
-
-/** Work of `turns` times `cycles`, yielding between; notes who ran when. */
-function* work(
-  host: Host,
-  log: string[],
-  name: string,
-  plan: { turns: number; cycles: number },
-): Steps<void> {
-  for (let i = 0; i < plan.turns; i++) {
-    log.push(`${name}@${host.sched.now()}`);
-    spend(host.cpu, COST.INSN, plan.cycles);
-    if (host.sched.shouldYield()) yield;
-  }
-}
 
 describe('sleeping and waking', () => {
   it('jumps the clock of an idle pCPU to the end of a sleep', () => {
