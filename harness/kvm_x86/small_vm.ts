@@ -26,6 +26,9 @@ export interface SmallVmOptions extends EmulatedHostOptions {
   readonly handlers?: Readonly<Record<number, FnLinkable>>;
 }
 
+/** Options of a VM whose interrupts are userspace's business. */
+export const NO_IRQCHIP = { irqchip: 'none' } as const;
+
 /** 64 MiB and two pCPUs unless the options say otherwise. */
 export const smallHost = (options: EmulatedHostOptions = {}): EmulatedHost =>
   createEmulatedHost({ ramBytes: 0x0400_0000, nrCpus: 2, ...options });

@@ -5,9 +5,9 @@
  */
 import { describe, expect, it } from 'vitest';
 import { Assembler } from './assembler.ts';
-import { AsmError } from './errors.ts';
 import { applyFixup } from './fixups.ts';
 import { lab, m64, mem, R } from './operands.ts';
+import { asmMessage } from './testing/asm_message.ts';
 
 const BASE = 0x40_0000n;
 
@@ -18,16 +18,6 @@ const bytesOf = (build: (a: Assembler) => void): string => {
   const a = new Assembler();
   build(a);
   return hex(a.finish({ base: BASE }).bytes);
-};
-
-const message = (act: () => unknown): string => {
-  try {
-    act();
-  } catch (error) {
-    expect(error).toBeInstanceOf(AsmError);
-    return (error as AsmError).message;
-  }
-  return 'no error';
 };
 
 describe('branches', () => {
@@ -95,7 +85,7 @@ describe('branches', () => {
       a.space(128);
       a.label('end');
     };
-    expect(message(() => bytesOf(build))).toBe('end: rel8 field at offset 0x1 cannot hold 0x80');
+    expect(asmMessage(() => bytesOf(build))).toBe('end: rel8 field at offset 0x1 cannot hold 0x80');
   });
 });
 
@@ -137,13 +127,13 @@ describe('labels', () => {
   it('are refused when defined twice, undefined, or both here and external', () => {
     const a = new Assembler();
     a.label('x');
-    expect(message(() => a.label('x'))).toBe('x: label is defined twice');
-    expect(message(() => a.extern('x'))).toBe('x: external symbol is a label here');
+    expect(asmMessage(() => a.label('x'))).toBe('x: label is defined twice');
+    expect(asmMessage(() => a.extern('x'))).toBe('x: external symbol is a label here');
     a.extern('y');
-    expect(message(() => a.label('y'))).toBe('y: label is declared external');
-    expect(message(() => bytesOf((b) => b.emit('jmp', lab('z'))))).toBe('z: label is not defined');
-    expect(message(() => bytesOf((b) => b.emit('call', lab('z'))))).toBe('z: label is not defined');
-    expect(message(() => bytesOf((b) => b.u64(lab('z'))))).toBe('z: label is not defined');
+    expect(asmMessage(() => a.label('y'))).toBe('y: label is declared external');
+    expect(asmMessage(() => bytesOf((b) => b.emit('jmp', lab('z'))))).toBe('z: label is not defined');
+    expect(asmMessage(() => bytesOf((b) => b.emit('call', lab('z'))))).toBe('z: label is not defined');
+    expect(asmMessage(() => bytesOf((b) => b.u64(lab('z'))))).toBe('z: label is not defined');
   });
 });
 
@@ -188,10 +178,10 @@ describe('external symbols', () => {
       return () => a.finish({ base: BASE, externs: new Map([['puts', puts]]) });
     };
     expect(finish(BASE + 5n + 0x7fff_ffffn)).not.toThrow();
-    expect(message(finish(BASE + 5n + 0x8000_0000n))).toBe(
+    expect(asmMessage(finish(BASE + 5n + 0x8000_0000n))).toBe(
       'puts: rel32 field at offset 0x1 cannot hold 0x80000000',
     );
-    expect(message(finish(0xffff_8000_0000_0000n))).toContain('cannot hold -0x');
+    expect(asmMessage(finish(0xffff_8000_0000_0000n))).toContain('cannot hold -0x');
   });
 
   it('are taken from the high half by a sign-extended disp32, not by a zero-extended one', () => {
@@ -200,7 +190,7 @@ describe('external symbols', () => {
     a.emit('mov', R.rax, mem(64, { label: 'high', base: R.rcx }));
     expect(hex(a.finish({ base: BASE, externs }).bytes)).toBe('488b8100000080');
     a.emit('mov', R.eax, lab('high'));
-    expect(message(() => a.finish({ base: BASE, externs }))).toContain('abs32 field');
+    expect(asmMessage(() => a.finish({ base: BASE, externs }))).toContain('abs32 field');
   });
 });
 
@@ -220,16 +210,16 @@ describe('data', () => {
 
   it('is refused when it does not fit', () => {
     const a = new Assembler();
-    expect(message(() => a.u8(256))).toBe('.byte 256: does not fit 8 bits');
-    expect(message(() => a.u16(-32769))).toBe('.short -32769: does not fit 16 bits');
-    expect(message(() => a.u32(2n ** 32n))).toBe('.long 4294967296: does not fit 32 bits');
-    expect(message(() => a.u64(2n ** 64n))).toBe('.quad 18446744073709551616: does not fit 64 bits');
-    expect(message(() => a.u64(1.5))).toBe('.quad 1.5: not an integer, or beyond 2^53: use a bigint');
+    expect(asmMessage(() => a.u8(256))).toBe('.byte 256: does not fit 8 bits');
+    expect(asmMessage(() => a.u16(-32769))).toBe('.short -32769: does not fit 16 bits');
+    expect(asmMessage(() => a.u32(2n ** 32n))).toBe('.long 4294967296: does not fit 32 bits');
+    expect(asmMessage(() => a.u64(2n ** 64n))).toBe('.quad 18446744073709551616: does not fit 64 bits');
+    expect(asmMessage(() => a.u64(1.5))).toBe('.quad 1.5: not an integer, or beyond 2^53: use a bigint');
   });
 
   it('holds a label in 32 or 64 bits only', () => {
     const a = new Assembler() as unknown as { u8: (value: unknown) => void };
-    expect(message(() => a.u8(lab('x')))).toBe('.byte x: a label needs 32 or 64 bits');
+    expect(asmMessage(() => a.u8(lab('x')))).toBe('.byte x: a label needs 32 or 64 bits');
   });
 
   it('grows past the first buffer', () => {
@@ -269,7 +259,7 @@ describe('align', () => {
   it('takes powers of two only', () => {
     const a = new Assembler();
     for (const to of [0, 3, -8, 1.5])
-      expect(message(() => a.align(to))).toBe(`.align ${to}: not a power of two`);
+      expect(asmMessage(() => a.align(to))).toBe(`.align ${to}: not a power of two`);
   });
 });
 

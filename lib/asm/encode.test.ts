@@ -5,20 +5,14 @@
  */
 import { describe, expect, it } from 'vitest';
 import { encode } from './encode.ts';
-import { AsmError } from './errors.ts';
 import { lab, m16, m32, m64, m8, mem, type Operand, R } from './operands.ts';
+import { asmMessage } from './testing/asm_message.ts';
 
 const hex = (instruction: string, ...ops: Operand[]): string =>
   Buffer.from(encode(instruction, ops).encoding.bytes).toString('hex');
 
-const message = (instruction: string, ...ops: Operand[]): string => {
-  try {
-    return `no error: ${hex(instruction, ...ops)}`;
-  } catch (error) {
-    expect(error).toBeInstanceOf(AsmError);
-    return (error as AsmError).message;
-  }
-};
+const message = (instruction: string, ...ops: Operand[]): string =>
+  asmMessage(() => hex(instruction, ...ops));
 
 describe('the shortest form', () => {
   it.each<[string, string, ...Operand[]]>([

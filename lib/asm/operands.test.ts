@@ -1,19 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /** Registers by the numbers of the SDM's "Register Encodings", and addresses that the SIB byte cannot express. */
 import { describe, expect, it } from 'vitest';
-import { AsmError } from './errors.ts';
 import { gpr, m32, m64, mem, R, withSize } from './operands.ts';
 import { instructionText, operandText } from './text.ts';
-
-const message = (act: () => unknown): string => {
-  try {
-    act();
-  } catch (error) {
-    expect(error).toBeInstanceOf(AsmError);
-    return (error as AsmError).message;
-  }
-  return 'no error';
-};
+import { asmMessage } from './testing/asm_message.ts';
 
 describe('registers', () => {
   it('have the manual’s numbers', () => {
@@ -25,8 +15,8 @@ describe('registers', () => {
 
   it('are reached by number and width', () => {
     expect([gpr(0), gpr(4, 8), gpr(9, 16), withSize(R.rcx, 32)]).toEqual([R.rax, R.spl, R.r9w, R.ecx]);
-    expect(message(() => gpr(16))).toBe('gpr(16, 64): no such register');
-    expect(message(() => withSize(R.ah, 64))).toBe('ah: only a general-purpose register has other widths');
+    expect(asmMessage(() => gpr(16))).toBe('gpr(16, 64): no such register');
+    expect(asmMessage(() => withSize(R.ah, 64))).toBe('ah: only a general-purpose register has other widths');
   });
 });
 
@@ -42,7 +32,7 @@ describe('addresses', () => {
     ['mem displacement 0xfee00000: does not fit a sign-extended disp32', { disp: 0xfee0_0000n }],
     ['mem displacement 0x0.8: does not fit a sign-extended disp32', { disp: 0.5 }],
   ])('are refused: %s', (text, address) => {
-    expect(message(() => mem(64, address))).toBe(text);
+    expect(asmMessage(() => mem(64, address))).toBe(text);
   });
 
   it('take r12 as an index and the high half as a displacement', () => {
