@@ -120,6 +120,13 @@ describe('NMIs', () => {
     expect(virtual.read(G.INTERRUPTIBILITY_INFO)).toBe(GUEST_INTR_STATE.NMI);
   });
 
+  it('are delivered before an external interrupt exits, which comes before the first instruction of the handler', () => {
+    const box = pin(guest(NOP), 0, PIN_BASED.NMI_EXITING).gate(2, AT.HANDLER).code(VMCALL, AT.HANDLER);
+    interrupt(box, 0x41).cpu.sys.nmiPending = 1;
+    expect(box.launch()).toBe(R.EXTERNAL_INTERRUPT);
+    expect(box.read(G.RIP)).toBe(AT.HANDLER);
+  });
+
   it('are delivered in the guest without NMI exiting', () => {
     const box = pin(guest(NOP), 0, PIN_BASED.NMI_EXITING).gate(2, AT.HANDLER).code(VMCALL, AT.HANDLER);
     box.cpu.sys.nmiPending = 1;

@@ -22,7 +22,7 @@ const WINDOWS = CPU_BASED.NMI_WINDOW_EXITING | CPU_BASED.INTR_WINDOW_EXITING;
  */
 export function vmxPendingWork(cpu: Cpu): boolean {
   if (!cpu.vmx.nonRoot || isQuiet(cpu)) return false;
-  return trapLikeExit(cpu) || (!debugTrapDue(cpu) && (timerExit(cpu) || nmiExit(cpu) || interruptExit(cpu)));
+  return trapLikeExit(cpu) || (!debugTrapDue(cpu) && (timerExit(cpu) || nmiExit(cpu) || (!nmiDue(cpu) && interruptExit(cpu))));
 }
 
 /** The common case: no timer is due, no control that opens a window, and nothing but an interrupt can be pending. */
@@ -78,6 +78,18 @@ function nmiExit(cpu: Cpu): boolean {
   if ((vmx.pin & PIN_BASED.VIRTUAL_NMIS) === 0 && (blocking & BLOCKING.NMI) !== 0) return false;
   sys.nmiPending = 0;
   return vmxEventExit(cpu, EXIT_REASON.EXCEPTION_NMI, INTR_TYPE.NMI_INTR | VECTOR.NMI, 0) === RUN.VMEXIT;
+}
+
+/** An NMI that does not exit goes to the guest before anything that has to do with interrupts. */
+function nmiDue(cpu: Cpu): boolean {
+  const { vmx, sys, s } = cpu;
+  const blocking = BLOCKING.NMI | BLOCKING.STI | BLOCKING.MOV_SS;
+  return (
+    sys.nmiPending !== 0 &&
+    (vmx.pin & PIN_BASED.NMI_EXITING) === 0 &&
+    (s[S.BLOCKING]! & blocking) === 0 &&
+    s[S.ACTIVITY]! <= ACTIVITY.HLT
+  );
 }
 
 function interruptExit(cpu: Cpu): boolean {

@@ -116,6 +116,7 @@ function takeEvents(cpu: Cpu): number {
     (vmx.pin & PIN_BASED.NMI_EXITING) === 0
   ) {
     sys.nmiPending = 0;
+    s[S.PENDING] = 1; // what exits without regard to RFLAGS.IF comes before the handler's first instruction
     return deliverEvent(cpu, INTR_TYPE.NMI_INTR | VECTOR.NMI, 0, 0);
   }
   if ((s[S.RFLAGS_SYS]! & RFLAGS.IF) === 0 || (vmx.pin & PIN_BASED.EXT_INTR_MASK) !== 0) return NEXT;
