@@ -2,7 +2,7 @@
 /** Life of VMs and vCPUs, and capabilities. Refusals of kvm_vm_ioctl_create_vcpu() and kvm_vm_ioctl_enable_cap(). */
 import { describe, expect, it } from 'vitest';
 import { KVM_CAP } from '../../lib/uapi/capabilities.ts';
-import { ERRNO, KvmError } from '../../lib/uapi/errno.ts';
+import { ERRNO } from '../../lib/uapi/errno.ts';
 import { KVM_X86_QUIRK } from '../../lib/uapi/memory.ts';
 import { FRAME } from '../machine/memory/frames.ts';
 import { kvmVmIoctlCheckExtension, kvmVmIoctlEnableCapGeneric } from './capabilities.ts';
@@ -16,17 +16,7 @@ import {
 } from './kvm_main.ts';
 import type { KvmArchOps } from './kvm_host_x86.ts';
 import { KvmModule } from './module.ts';
-import { createVcpu, drive, guestAccess, setSlot, testVm, type TestVm } from './testing/test_kvm.ts';
-
-function errnoOf(call: () => unknown): number {
-  try {
-    call();
-  } catch (error) {
-    if (error instanceof KvmError) return error.errno;
-    throw error;
-  }
-  return 0;
-}
+import { createVcpu, drive, errnoOf, guestAccess, setSlot, testVm, type TestVm } from './testing/test_kvm.ts';
 
 const frames = (vm: TestVm): number =>
   vm.kvm.host.machine.frames.state.filter((s) => s === FRAME.ALLOCATED).length;

@@ -5,7 +5,7 @@
  * kvm_swap_active_memslots().
  */
 import { describe, expect, it } from 'vitest';
-import { ERRNO, KvmError } from '../../lib/uapi/errno.ts';
+import { ERRNO } from '../../lib/uapi/errno.ts';
 import { KVM_MEM, KVM_X86_QUIRK, type KvmUserspaceMemoryRegion } from '../../lib/uapi/memory.ts';
 import type { Gfn, Hva } from '../../lib/x86/addr.ts';
 import { gfnToHva, gfnToMemslot, kvmIsVisibleGfn } from './guest_memory.ts';
@@ -13,6 +13,7 @@ import { KVM_HVA_ERR } from './kvm_types.ts';
 import { kvmVmIoctlSetUserMemoryRegion, kvmVmIoctlSetUserMemoryRegion2 } from './memory_region.ts';
 import { KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS, memslotGenU64 } from './memslots.ts';
 import {
+  errnoOf,
   createVcpu,
   drive,
   guestAccess,
@@ -32,15 +33,8 @@ const region = (fields: Partial<KvmUserspaceMemoryRegion>): KvmUserspaceMemoryRe
   ...fields,
 });
 
-function errnoOf(vm: TestVm, fields: Partial<KvmUserspaceMemoryRegion>): number {
-  try {
-    drive(vm, kvmVmIoctlSetUserMemoryRegion(vm.kvm, region(fields)));
-  } catch (error) {
-    if (error instanceof KvmError) return error.errno;
-    throw error;
-  }
-  return 0;
-}
+const refusal = (vm: TestVm, fields: Partial<KvmUserspaceMemoryRegion>): number =>
+  errnoOf(() => drive(vm, kvmVmIoctlSetUserMemoryRegion(vm.kvm, region(fields))));
 
 describe('KVM_SET_USER_MEMORY_REGION refuses', () => {
   const rows: [string, Partial<KvmUserspaceMemoryRegion>, number][] = [
@@ -62,7 +56,7 @@ describe('KVM_SET_USER_MEMORY_REGION refuses', () => {
   for (const [what, fields, errno] of rows) {
     it(what, () => {
       const vm = testVm();
-      expect(errnoOf(vm, fields)).toBe(errno);
+      expect(refusal(vm, fields)).toBe(errno);
       expect(vm.kvm.memslots[0]!.count).toBe(0);
       expect(vm.kvm.nrMemslotPages).toBe(0);
     });
@@ -72,40 +66,40 @@ describe('KVM_SET_USER_MEMORY_REGION refuses', () => {
     const vm = testVm();
     drive(vm, setSlot(vm, { slot: 1, gpa: 0x10_0000, bytes: 0x4000 }));
     for (const gpa of [0x0f_f000, 0x10_1000, 0x10_3000]) {
-      expect(errnoOf(vm, { slot: 2, guest_phys_addr: gpa })).toBe(ERRNO.EEXIST);
+      expect(refusal(vm, { slot: 2, guest_phys_addr: gpa })).toBe(ERRNO.EEXIST);
     }
     const create = (): void => drive(vm, kvmVmIoctlSetUserMemoryRegion(vm.kvm, region({ slot: 2 })));
     expect(create).toThrow(
       'KVM_SET_USER_MEMORY_REGION: EEXIST: slot 2 [0x100000, 0x102000) overlaps slot 1 [0x100000, 0x104000)',
     );
-    expect(errnoOf(vm, { slot: 2, guest_phys_addr: 0x10_4000 })).toBe(0);
-    expect(errnoOf(vm, { slot: (1 << 16) | 2, guest_phys_addr: 0x10_0000 })).toBe(0);
+    expect(refusal(vm, { slot: 2, guest_phys_addr: 0x10_4000 })).toBe(0);
+    expect(refusal(vm, { slot: (1 << 16) | 2, guest_phys_addr: 0x10_0000 })).toBe(0);
   });
 
   it('a move onto another slot', () => {
     const vm = testVm();
     drive(vm, setSlot(vm, { slot: 1, gpa: 0x10_0000, bytes: 0x2000, hva: 0x7000_0000 }));
     drive(vm, setSlot(vm, { slot: 2, gpa: 0x20_0000, bytes: 0x2000 }));
-    expect(errnoOf(vm, { guest_phys_addr: 0x20_1000 })).toBe(ERRNO.EEXIST);
+    expect(refusal(vm, { guest_phys_addr: 0x20_1000 })).toBe(ERRNO.EEXIST);
     expect(gfnToHva(vm.kvm, 0x100 as Gfn)).toBe(0x7000_0000);
   });
 
   it('changes of size, HVA and KVM_MEM_READONLY', () => {
     const vm = testVm();
-    expect(errnoOf(vm, {})).toBe(0);
-    expect(errnoOf(vm, { memory_size: 0x3000 })).toBe(ERRNO.EINVAL);
-    expect(errnoOf(vm, { userspace_addr: 0x7100_0000 })).toBe(ERRNO.EINVAL);
-    expect(errnoOf(vm, { flags: KVM_MEM.READONLY })).toBe(ERRNO.EINVAL);
+    expect(refusal(vm, {})).toBe(0);
+    expect(refusal(vm, { memory_size: 0x3000 })).toBe(ERRNO.EINVAL);
+    expect(refusal(vm, { userspace_addr: 0x7100_0000 })).toBe(ERRNO.EINVAL);
+    expect(refusal(vm, { flags: KVM_MEM.READONLY })).toBe(ERRNO.EINVAL);
   });
 
   it("a move out of the guest's physical addresses, and leaves the slot as it was", () => {
     const vm = testVm();
-    expect(errnoOf(vm, {})).toBe(0);
+    expect(refusal(vm, {})).toBe(0);
     const generation = vm.kvm.memslots[0]!.generation;
-    expect(errnoOf(vm, { guest_phys_addr: 2 ** 46 - 0x1000 })).toBe(ERRNO.EINVAL);
+    expect(refusal(vm, { guest_phys_addr: 2 ** 46 - 0x1000 })).toBe(ERRNO.EINVAL);
     expect(gfnToHva(vm.kvm, 0x100 as Gfn)).toBe(0x7000_0000);
     expect(vm.kvm.memslots[0]!.generation).toBe(generation + 4);
-    expect(errnoOf(vm, { guest_phys_addr: 0x40_0000 })).toBe(0);
+    expect(refusal(vm, { guest_phys_addr: 0x40_0000 })).toBe(0);
   });
 });
 

@@ -3,7 +3,8 @@
 import { describe, expect, it } from 'vitest';
 import { KVM_VCPU_STATS, KVM_VM_STATS } from '../../lib/uapi/stats.ts';
 import { kvmVcpuIoctlGetStatsFd, kvmVmIoctlGetStatsFd, type KvmStatsFile } from './stats.ts';
-import { createVcpu, drive, guestAccess, setSlot, testVm } from './testing/test_kvm.ts';
+import { runGuest } from './testing/test_guest.ts';
+import { testVm } from './testing/test_kvm.ts';
 
 interface Stat {
   flags: number;
@@ -19,14 +20,8 @@ function parse(file: KvmStatsFile): { id: string; stats: Map<string, Stat> } {
   const bytes = file.read();
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
   const u32 = (at: number): number => view.getUint32(at, true);
-  const [flags, nameSize, count, idOffset, descOffset, dataOffset] = [0, 4, 8, 12, 16, 20].map(u32) as [
-    number,
-    number,
-    number,
-    number,
-    number,
-    number,
-  ];
+  const [flags, nameSize, count] = [u32(0), u32(4), u32(8)];
+  const [idOffset, descOffset, dataOffset] = [u32(12), u32(16), u32(20)];
   expect(flags).toBe(0);
   const stats = new Map<string, Stat>();
   let end = 0;
@@ -52,46 +47,32 @@ function parse(file: KvmStatsFile): { id: string; stats: Map<string, Stat> } {
 }
 
 describe('binary statistics', () => {
-  it('of a VM count what happened', () => {
-    const vm = testVm();
-    drive(
-      vm,
-      (function* () {
-        yield* setSlot(vm);
-        const vcpu = yield* createVcpu(vm, 3);
-        yield* guestAccess(vcpu, 0x1000, 1);
-        const { id, stats } = parse(kvmVmIoctlGetStatsFd(vm.kvm));
-        expect(id).toBe('kvm-0');
-        expect([...stats.keys()]).toEqual([...KVM_VM_STATS]);
-        expect(stats.get('pages_4k')).toEqual({ flags: 0x1, exponent: 0, bucketSize: 0, values: [1n] });
-        expect(stats.get('max_mmu_rmap_size')!.flags).toBe(0x2);
-        expect(stats.get('remote_tlb_flush')!.flags).toBe(0x0);
-      })(),
-    );
-  });
+  it('of a VM count what happened', () =>
+    runGuest({ vcpuId: 3 }, function* ({ kvm, write }) {
+      yield* write(0x1000, 1);
+      const { id, stats } = parse(kvmVmIoctlGetStatsFd(kvm));
+      expect(id).toBe('kvm-0');
+      expect([...stats.keys()]).toEqual([...KVM_VM_STATS]);
+      expect(stats.get('pages_4k')).toEqual({ flags: 0x1, exponent: 0, bucketSize: 0, values: [1n] });
+      expect(stats.get('max_mmu_rmap_size')!.flags).toBe(0x2);
+      expect(stats.get('remote_tlb_flush')!.flags).toBe(0x0);
+    }));
 
-  it('of a vCPU have units, exponents and histograms', () => {
-    const vm = testVm();
-    drive(
-      vm,
-      (function* () {
-        yield* setSlot(vm);
-        const vcpu = yield* createVcpu(vm, 3);
-        yield* guestAccess(vcpu, 0x1000, 1);
-        vcpu.stat.halt_wait_hist[2] = 9;
-        vcpu.stat.halt_wait_ns = 5;
-        const { id, stats } = parse(kvmVcpuIoctlGetStatsFd(vcpu));
-        expect(id).toBe('kvm-0/vcpu-3');
-        expect([...stats.keys()]).toEqual([...KVM_VCPU_STATS]);
-        expect(stats.get('pf_fixed')!.values).toEqual([1n]);
-        expect(stats.get('halt_wait_ns')).toEqual({ flags: 0x20, exponent: -9, bucketSize: 0, values: [5n] });
-        expect(stats.get('halt_wait_hist')!.flags).toBe(0x24);
-        expect(stats.get('halt_wait_hist')!.values.length).toBe(32);
-        expect(stats.get('halt_wait_hist')!.values[2]).toBe(9n);
-        expect(stats.get('blocking')!.flags).toBe(0x41);
-      })(),
-    );
-  });
+  it('of a vCPU have units, exponents and histograms', () =>
+    runGuest({ vcpuId: 3 }, function* ({ vcpu, write }) {
+      yield* write(0x1000, 1);
+      vcpu.stat.halt_wait_hist[2] = 9;
+      vcpu.stat.halt_wait_ns = 5;
+      const { id, stats } = parse(kvmVcpuIoctlGetStatsFd(vcpu));
+      expect(id).toBe('kvm-0/vcpu-3');
+      expect([...stats.keys()]).toEqual([...KVM_VCPU_STATS]);
+      expect(stats.get('pf_fixed')!.values).toEqual([1n]);
+      expect(stats.get('halt_wait_ns')).toEqual({ flags: 0x20, exponent: -9, bucketSize: 0, values: [5n] });
+      expect(stats.get('halt_wait_hist')!.flags).toBe(0x24);
+      expect(stats.get('halt_wait_hist')!.values.length).toBe(32);
+      expect(stats.get('halt_wait_hist')!.values[2]).toBe(9n);
+      expect(stats.get('blocking')!.flags).toBe(0x41);
+    }));
 
   it('can be read in pieces, as live values', () => {
     const vm = testVm();

@@ -9,22 +9,15 @@ import { KVM_X86_QUIRK } from '../../../lib/uapi/memory.ts';
 import type { Gpa, Hpa } from '../../../lib/x86/addr.ts';
 import { CR0, CR4, EFER } from '../../../lib/x86/registers.ts';
 import { doMadvise, MADV } from '../../host/mm/madvise.ts';
+import type { Steps } from '../../host/steps.ts';
 import { spend } from '../../machine/cost/ledger.ts';
 import { COST } from '../../machine/cost/points.ts';
+import type { Vcpu } from '../kvm_host.ts';
 import { INVALID_PAGE } from '../kvm_host_x86.ts';
 import { kvmDestroyVm } from '../kvm_main.ts';
 import { TP } from '../trace_events.ts';
-import {
-  createVcpu,
-  drive,
-  guestAccess,
-  LOG_DIRTY,
-  mmap,
-  setSlot,
-  tdpEntry,
-  testVm,
-  tlbOf,
-} from '../testing/test_kvm.ts';
+import { done, failed, RACE, race, runGuest, testGuest } from '../testing/test_guest.ts';
+import { drive, guestAccess, LOG_DIRTY, tdpEntry, tlbOf } from '../testing/test_kvm.ts';
 import { kvmMmuPageFault } from './fault.ts';
 import {
   guestPagingLevels,
@@ -46,8 +39,8 @@ const LONG_MODE: { cr0: number; cr4: number; efer: number } = {
 };
 
 describe('the role of a guest', () => {
-  const vm = testVm();
-  const vcpu = drive(vm, createVcpu(vm));
+  const guest = testGuest({ slots: [] });
+  const { vcpu } = guest;
   const levels = (state: { cr0: number; cr4: number; efer: number }): number => {
     Object.assign(vcpu.arch, state);
     return guestPagingLevels(kvmCalcCpuRole(vcpu));
@@ -86,7 +79,7 @@ describe('the role of a guest', () => {
     expect(vcpu.arch.rootMmu.guestLevel).toBe(4);
     expect(vcpu.arch.rootMmu.rootRole).toMatchObject({ level: 4, direct: 1, adDisabled: 0, smm: 0 });
     drive(
-      vm,
+      guest,
       (function* () {
         expect(kvmMmuReload(vcpu)).toBe(0);
       })(),
@@ -100,104 +93,68 @@ describe('the role of a guest', () => {
 });
 
 describe('roots', () => {
-  it('are flushed for when they are loaded, and asked for only if there is none', () => {
-    const vm = testVm();
-    drive(
-      vm,
-      (function* () {
-        const vcpu = yield* createVcpu(vm);
-        kvmMmuLoadPgd(vcpu);
-        expect(kvmMmuReload(vcpu)).toBe(0);
-        expect(kvmMmuReload(vcpu)).toBe(0);
-        expect(tlbOf(vcpu).flushes).toBe(1);
-      })(),
-    );
-  });
+  it('are flushed for when they are loaded, and asked for only if there is none', () =>
+    runGuest({ slots: [] }, function* ({ vcpu }) {
+      kvmMmuLoadPgd(vcpu);
+      expect(kvmMmuReload(vcpu)).toBe(0);
+      expect(kvmMmuReload(vcpu)).toBe(0);
+      expect(tlbOf(vcpu).flushes).toBe(1);
+    }));
 
-  it('differ between the address spaces', () => {
-    const vm = testVm();
-    drive(
-      vm,
-      (function* () {
-        yield* setSlot(vm, { slot: 0 });
-        yield* setSlot(vm, { slot: 1 << 16 });
-        const [one, two] = [yield* createVcpu(vm, 0), yield* createVcpu(vm, 1)];
-        two.arch.mmu.rootRole.smm = 1;
-        yield* guestAccess(one, 0x1000, 11);
-        yield* guestAccess(two, 0x1000, 22);
-        expect(yield* guestAccess(one, 0x1000)).toEqual({ kind: 'done', value: 11 });
-        expect(vm.kvm.arch.tdpMmuRoots).toHaveLength(2);
-      })(),
-    );
-  });
+  it('differ between the address spaces', () =>
+    runGuest({}, function* ({ kvm, read, write, setSlot, createVcpu }) {
+      yield* setSlot({ slot: 1 << 16 });
+      const other = yield* createVcpu(1);
+      other.arch.mmu.rootRole.smm = 1;
+      yield* write(0x1000, 11);
+      yield* guestAccess(other, 0x1000, 22);
+      expect(yield* read(0x1000)).toEqual(done(11));
+      expect(kvm.arch.tdpMmuRoots).toHaveLength(2);
+    }));
 
-  it('that are obsolete are dropped, previous ones too', () => {
-    const vm = testVm();
-    drive(
-      vm,
-      (function* () {
-        yield* setSlot(vm);
-        const vcpu = yield* createVcpu(vm);
-        yield* guestAccess(vcpu, 0, 1);
-        const root = tdpRootOf(vm.kvm, vcpu.arch.mmu.root.hpa);
-        root.refcount++;
-        vcpu.arch.mmu.prevRoots[1]!.hpa = root.hpa;
-        kvmMmuFreeObsoleteRoots(vcpu);
-        expect(root.refcount).toBe(3);
-        yield* setSlot(vm, { bytes: 0 });
-        expect(root.invalid).toBe(true);
-        kvmMmuFreeObsoleteRoots(vcpu);
-        expect([vcpu.arch.mmu.root.hpa, vcpu.arch.mmu.prevRoots[1]!.hpa]).toEqual([
-          INVALID_PAGE,
-          INVALID_PAGE,
-        ]);
-        expect(vm.kvm.arch.tdpMmuPages).toBe(0);
-        expect(() => tdpRootOf(vm.kvm, 0x1000 as Hpa)).toThrow('not a root');
-      })(),
-    );
-  });
+  it('that are obsolete are dropped, previous ones too', () =>
+    runGuest({}, function* ({ kvm, vcpu, write, setSlot }) {
+      yield* write(0, 1);
+      const root = tdpRootOf(kvm, vcpu.arch.mmu.root.hpa);
+      root.refcount++;
+      vcpu.arch.mmu.prevRoots[1]!.hpa = root.hpa;
+      kvmMmuFreeObsoleteRoots(vcpu);
+      expect(root.refcount).toBe(3);
+      yield* setSlot({ bytes: 0 });
+      expect(root.invalid).toBe(true);
+      kvmMmuFreeObsoleteRoots(vcpu);
+      expect([vcpu.arch.mmu.root.hpa, vcpu.arch.mmu.prevRoots[1]!.hpa]).toEqual([INVALID_PAGE, INVALID_PAGE]);
+      expect(kvm.arch.tdpMmuPages).toBe(0);
+      expect(() => tdpRootOf(kvm, 0x1000 as Hpa)).toThrow('not a root');
+    }));
 
   it('are missing at a page fault only by a mistake of the run loop', () => {
-    const vm = testVm();
-    const vcpu = drive(vm, createVcpu(vm));
+    const { vcpu } = testGuest({ slots: [] });
     expect(() => kvmMmuPageFault(vcpu, 0 as Gpa, 0)).toThrow('faults without a root');
   });
 });
 
 describe('out of memory', () => {
-  it('is ENOMEM at the fault, and leaves no lock behind', () => {
-    const vm = testVm({ ramBytes: 4 << 20 });
-    drive(
-      vm,
-      (function* () {
-        yield* setSlot(vm);
-        const vcpu = yield* createVcpu(vm);
-        kvmMmuReload(vcpu);
-        const { pages } = vm.kvm.host;
-        const hog = pages.owner('hog');
-        const taken: number[] = [];
-        for (let frame = pages.allocPage(hog); frame >= 0; frame = pages.allocPage(hog)) taken.push(frame);
-        pages.putPage(taken.pop() as never);
-        pages.putPage(taken.pop() as never);
-        expect(yield* guestAccess(vcpu, 0x1000, 1)).toEqual({ kind: 'error', errno: ERRNO.ENOMEM });
-        for (const frame of taken) pages.putPage(frame as never);
-        expect(yield* guestAccess(vcpu, 0x1000, 1)).toEqual({ kind: 'done', value: 1 });
-      })(),
-    );
-  });
+  it('is ENOMEM at the fault, and leaves no lock behind', () =>
+    runGuest({ ramBytes: 4 << 20 }, function* ({ kvm, vcpu, write }) {
+      kvmMmuReload(vcpu);
+      const { pages } = kvm.host;
+      const hog = pages.owner('hog');
+      const taken: number[] = [];
+      for (let frame = pages.allocPage(hog); frame >= 0; frame = pages.allocPage(hog)) taken.push(frame);
+      pages.putPage(taken.pop() as never);
+      pages.putPage(taken.pop() as never);
+      expect(yield* write(0x1000, 1)).toEqual(failed(ERRNO.ENOMEM));
+      for (const frame of taken) pages.putPage(frame as never);
+      expect(yield* write(0x1000, 1)).toEqual(done(1));
+    }));
 
-  it('leaves a vCPU without a root', () => {
-    const vm = testVm({ ramBytes: 4 << 20 });
-    drive(
-      vm,
-      (function* () {
-        const vcpu = yield* createVcpu(vm);
-        const { pages } = vm.kvm.host;
-        while (pages.allocPage(pages.owner('hog')) >= 0);
-        expect(kvmMmuReload(vcpu)).toBe(-ERRNO.ENOMEM);
-      })(),
-    );
-  });
+  it('leaves a vCPU without a root', () =>
+    runGuest({ ramBytes: 4 << 20, slots: [] }, function* ({ kvm, vcpu }) {
+      const { pages } = kvm.host;
+      while (pages.allocPage(pages.owner('hog')) >= 0);
+      expect(kvmMmuReload(vcpu)).toBe(-ERRNO.ENOMEM);
+    }));
 });
 
 describe('MMIO entries', () => {
@@ -217,22 +174,16 @@ describe('MMIO entries', () => {
     expect(isMmioSpte(masks, 0x1807)).toBe(false);
   });
 
-  it('are zapped when the generation that they can store wraps', () => {
-    const vm = testVm();
-    drive(
-      vm,
-      (function* () {
-        const vcpu = yield* createVcpu(vm);
-        yield* guestAccess(vcpu, 0x1000);
-        yield* vm.kvm.slotsLock.lock();
-        yield* kvmArchMemslotsUpdated(vm.kvm, 2 ** 19 - 2);
-        expect(tdpRootOf(vm.kvm, vcpu.arch.mmu.root.hpa).invalid).toBe(false);
-        yield* kvmArchMemslotsUpdated(vm.kvm, 2 ** 19);
-        expect(tdpRootOf(vm.kvm, vcpu.arch.mmu.root.hpa).invalid).toBe(true);
-        vm.kvm.slotsLock.unlock();
-      })(),
-    );
-  });
+  it('are zapped when the generation that they can store wraps', () =>
+    runGuest({ slots: [] }, function* ({ kvm, vcpu, read }) {
+      yield* read(0x1000);
+      yield* kvm.slotsLock.lock();
+      yield* kvmArchMemslotsUpdated(kvm, 2 ** 19 - 2);
+      expect(tdpRootOf(kvm, vcpu.arch.mmu.root.hpa).invalid).toBe(false);
+      yield* kvmArchMemslotsUpdated(kvm, 2 ** 19);
+      expect(tdpRootOf(kvm, vcpu.arch.mmu.root.hpa).invalid).toBe(true);
+      kvm.slotsLock.unlock();
+    }));
 });
 
 describe('the index of a gfn', () => {
@@ -245,43 +196,31 @@ describe('the index of a gfn', () => {
 
 describe('a long invalidation', () => {
   it('lets go of mmu_lock when its slice is over, and still zaps everything', () => {
-    const vm = testVm({ nrCpus: 2, sched: { quantum: 200 } });
-    const { sched } = vm.kvm.host;
     const MB = 1 << 20;
-    const [hva, vcpu] = drive(
-      vm,
-      (function* () {
-        const at = yield* setSlot(vm, { bytes: 16 * MB });
-        const one = yield* createVcpu(vm);
-        for (let gpa = 0; gpa < 16 * MB; gpa += MB) yield* guestAccess(one, gpa, 1);
-        return [at, one] as const;
-      })(),
-    );
-    sched.spawn('madvise', doMadviseVoid(vm.mm, hva, 16 * MB), { cpu: 0 });
-    sched.spawn(
-      'other',
-      (function* () {
-        for (let i = 0; i < 50; i++) {
-          spend(sched.cpu, COST.INSN, 100);
-          yield;
-        }
-      })(),
-      { cpu: 1 },
-    );
+    const guest = testGuest({ nrCpus: 2, sched: { quantum: 200 }, slots: [{ bytes: 16 * MB }] });
+    const { kvm, mm, hva, vcpu, write } = guest;
+    const { sched } = kvm.host;
+    const touch = function* (): Steps<void> {
+      for (let gpa = 0; gpa < 16 * MB; gpa += MB) yield* write(gpa, 1);
+    };
+    const dontneed = function* (): Steps<void> {
+      yield* doMadvise(mm, hva, 16 * MB, MADV.DONTNEED);
+    };
+    const other = function* (): Steps<void> {
+      for (let i = 0; i < 50; i++) {
+        spend(sched.cpu, COST.INSN, 100);
+        yield;
+      }
+    };
+    drive(guest, touch());
+    sched.spawn('madvise', dontneed(), { cpu: 0 });
+    sched.spawn('other', other(), { cpu: 1 });
     sched.run();
-    expect(vm.kvm.stat.pages_4k).toBe(0);
+    expect(kvm.stat.pages_4k).toBe(0);
     expect(tdpEntry(vcpu, 0)).toBe(0);
-    expect(vm.kvm.mmuInvalidateInProgress).toBe(0);
+    expect(kvm.mmuInvalidateInProgress).toBe(0);
   });
 });
-
-function* doMadviseVoid(
-  mm: Parameters<typeof doMadvise>[0],
-  hva: number,
-  bytes: number,
-): Generator<void, void, void> {
-  yield* doMadvise(mm, hva, bytes, MADV.DONTNEED);
-}
 
 describe('memslot changes beside running vCPUs', () => {
   for (const quirks of [0, KVM_X86_QUIRK.SLOT_ZAP_ALL]) {
@@ -293,83 +232,58 @@ describe('memslot changes beside running vCPUs', () => {
 
 /** Two vCPUs use a slot that moves, that logs and that goes away; the explorer picks who goes on. */
 function raceMemslots(seed: number, quirks: number): void {
-  const vm = testVm({ nrCpus: 3, sched: { maxTurns: 100_000 } });
-  const { sched } = vm.kvm.host;
-  vm.kvm.arch.disabledQuirks = quirks;
-  const [hva, vcpus] = drive(
-    vm,
-    (function* () {
-      const at = yield* mmap(vm, 0x10_0000);
-      yield* setSlot(vm, { slot: 1, gpa: 0x40_0000, hva: at });
-      return [at, [yield* createVcpu(vm, 0), yield* createVcpu(vm, 1)]] as const;
-    })(),
-  );
-  let state = seed;
-  sched.exploring = true;
-  sched.choose = (candidates) => {
-    state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0;
-    return Math.floor((state / 2 ** 32) * candidates.length);
+  const guest = testGuest({ ...RACE, slots: [{ slot: 1, gpa: 0x40_0000 }] });
+  const { kvm, mm, hva, vcpu, read, setSlot } = guest;
+  const other = drive(guest, guest.createVcpu(1));
+  kvm.arch.disabledQuirks = quirks;
+  const use = function* (by: Vcpu): Steps<void> {
+    for (let i = 0; i < 10; i++) {
+      const { kind } = yield* guestAccess(by, 0x40_1000, i);
+      expect(['done', 'emulate']).toContain(kind);
+    }
   };
-  for (const vcpu of vcpus) {
-    const body = (function* () {
-      for (let i = 0; i < 10; i++) {
-        const { kind } = yield* guestAccess(vcpu, 0x40_1000, i);
-        expect(['done', 'emulate']).toContain(kind);
-      }
-    })();
-    sched.spawn(`vcpu ${vcpu.vcpuId}`, body, { cpu: vcpu.vcpuId });
-  }
-  const updater = (function* () {
-    yield* setSlot(vm, { slot: 1, gpa: 0x80_0000, hva });
-    yield* setSlot(vm, { slot: 1, gpa: 0x40_0000, hva });
-    yield* setSlot(vm, { slot: 1, gpa: 0x40_0000, hva, flags: LOG_DIRTY });
-    yield* setSlot(vm, { slot: 1, bytes: 0 });
-    yield* doMadvise(vm.mm, hva, 0x10_0000, MADV.DONTNEED);
-    for (let i = 0; i < 4; i++) vm.kvm.host.pages.allocPage(vm.kvm.host.pages.owner('somebody else'));
-    yield* setSlot(vm, { slot: 1, gpa: 0x40_0000, hva });
-  })();
-  sched.spawn('updater', updater, { cpu: 2 });
-  sched.run();
-  sched.exploring = false;
-  const value = drive(vm, guestAccess(vcpus[0], 0x40_1000));
+  const update = function* (): Steps<void> {
+    yield* setSlot({ slot: 1, gpa: 0x80_0000, hva });
+    yield* setSlot({ slot: 1, gpa: 0x40_0000, hva });
+    yield* setSlot({ slot: 1, gpa: 0x40_0000, hva, flags: LOG_DIRTY });
+    yield* setSlot({ slot: 1, bytes: 0 });
+    yield* doMadvise(mm, hva, 0x10_0000, MADV.DONTNEED);
+    for (let i = 0; i < 4; i++) kvm.host.pages.allocPage(kvm.host.pages.owner('somebody else'));
+    yield* setSlot({ slot: 1, gpa: 0x40_0000, hva });
+  };
+  race(guest, seed, { 'vcpu 0': use(vcpu), 'vcpu 1': use(other), updater: update() });
+  const value = drive(guest, read(0x40_1000));
   expect(value.kind).toBe('done');
-  drive(vm, kvmDestroyVm(vm.kvm));
-  expect(vm.kvm.arch.tdpMmuRoots).toEqual([]);
+  drive(guest, kvmDestroyVm(kvm));
+  expect(kvm.arch.tdpMmuRoots).toEqual([]);
 }
 
 describe('tracepoints of the MMU', () => {
-  it('tell the story of a fault', () => {
-    const vm = testVm();
-    drive(
-      vm,
-      (function* () {
-        yield* setSlot(vm, { flags: LOG_DIRTY });
-        const vcpu = yield* createVcpu(vm);
-        const { trace } = vm.kvm.module;
-        trace.enable();
-        yield* guestAccess(vcpu, 0x1000, 1);
-        yield* guestAccess(vcpu, 0x80_0000);
-        const seen = new Set(trace.records().map((record) => record.tracepoint));
-        for (const tp of [
-          TP.KVM_MMU_SPTE_REQUESTED,
-          TP.KVM_MMU_GET_PAGE,
-          TP.KVM_MMU_SET_SPTE,
-          TP.MARK_MMIO_SPTE,
-        ]) {
-          expect(seen.has(tp)).toBe(true);
-        }
-        expect(seen.has(TP.KVM_TDP_MMU_SPTE_CHANGED)).toBe(true);
-        yield* guestAccess(vcpu, 0x90_0000);
-        yield* guestAccess(vcpu, 0x80_0000);
-        yield* setSlot(vm, { slot: 1, gpa: 0x100_0000 });
-        yield* guestAccess(vcpu, 0x80_0000);
-        yield* setSlot(vm, { slot: 1, bytes: 0 });
-        const later = trace.records().map((record) => record.tracepoint);
-        for (const tp of [TP.HANDLE_MMIO_PAGE_FAULT, TP.CHECK_MMIO_SPTE, TP.KVM_MMU_ZAP_ALL_FAST]) {
-          expect(later).toContain(tp);
-        }
-        expect(trace.text().join('\n')).toContain('kvm_mmu_zap_all_fast: kvm-mmu-valid-gen 0');
-      })(),
-    );
-  });
+  it('tell the story of a fault', () =>
+    runGuest({ slots: [{ flags: LOG_DIRTY }] }, function* ({ kvm, read, write, setSlot }) {
+      const { trace } = kvm.module;
+      trace.enable();
+      yield* write(0x1000, 1);
+      yield* read(0x80_0000);
+      const seen = new Set(trace.records().map((record) => record.tracepoint));
+      for (const tp of [
+        TP.KVM_MMU_SPTE_REQUESTED,
+        TP.KVM_MMU_GET_PAGE,
+        TP.KVM_MMU_SET_SPTE,
+        TP.MARK_MMIO_SPTE,
+      ]) {
+        expect(seen.has(tp)).toBe(true);
+      }
+      expect(seen.has(TP.KVM_TDP_MMU_SPTE_CHANGED)).toBe(true);
+      yield* read(0x90_0000);
+      yield* read(0x80_0000);
+      yield* setSlot({ slot: 1, gpa: 0x100_0000 });
+      yield* read(0x80_0000);
+      yield* setSlot({ slot: 1, bytes: 0 });
+      const later = trace.records().map((record) => record.tracepoint);
+      for (const tp of [TP.HANDLE_MMIO_PAGE_FAULT, TP.CHECK_MMIO_SPTE, TP.KVM_MMU_ZAP_ALL_FAST]) {
+        expect(later).toContain(tp);
+      }
+      expect(trace.text().join('\n')).toContain('kvm_mmu_zap_all_fast: kvm-mmu-valid-gen 0');
+    }));
 });

@@ -7,7 +7,9 @@
 import type { Gfn, Gpa, Pfn } from '../../../lib/x86/addr.ts';
 import { EPTE } from '../../../lib/x86/paging.ts';
 import { PFERR } from '../../../lib/x86/exceptions.ts';
+import { KvmError } from '../../../lib/uapi/errno.ts';
 import { KVM_MEM } from '../../../lib/uapi/memory.ts';
+import { doMadvise, MADV } from '../../host/mm/madvise.ts';
 import { doMmap } from '../../host/mm/mmap.ts';
 import type { MmStruct } from '../../host/mm/mm_struct.ts';
 import { PROT } from '../../host/mm/vma.ts';
@@ -114,11 +116,24 @@ export function testVm(options: TestKvmOptions = {}): TestVm {
 /** Run steps as the only task. */
 export const drive = <T>(vm: TestVm, steps: Steps<T>): T => vm.kvm.host.sched.drive('test', steps);
 
-/** Anonymous memory of the process. */
-export function* mmap(vm: TestVm, bytes: number): Steps<number> {
+/** The errno with which KVM refuses a call; 0 if it does not. */
+export function errnoOf(call: () => unknown): number {
+  try {
+    call();
+  } catch (error) {
+    if (error instanceof KvmError) return error.errno;
+    throw error;
+  }
+  return 0;
+}
+
+/** Anonymous memory of the process, with advice on it such as MADV.HUGEPAGE. */
+export function* mmap(vm: TestVm, bytes: number, advice: number = MADV.NORMAL): Steps<number> {
   const request = { length: bytes, prot: PROT.READ | PROT.WRITE };
   const hva = yield* doMmap(vm.mm, request);
   if (hva < 0) throw new Error(`mmap: ${hva}`);
+  const error = yield* doMadvise(vm.mm, hva, bytes, advice);
+  if (error < 0) throw new Error(`madvise: ${error}`);
   return hva;
 }
 
