@@ -306,7 +306,7 @@ export class LocalApic {
         this.#setTpr(value & 0xff);
         return true;
       case APIC_REG.EOI:
-        this.#eoi();
+        this.endOfInterrupt();
         return true;
       case APIC_REG.SPIV:
         this.#writeSpiv(value);
@@ -348,7 +348,8 @@ export class LocalApic {
     this.#bus.send(this, { icr, dest, broadcast });
   }
 
-  #eoi(): void {
+  /** What a write of the EOI register does. */
+  endOfInterrupt(): void {
     const vector = this.vectors.endOfInterrupt();
     if (vector < 0) return;
     if (this.vectors.isLevel(vector)) this.#host.eoiBroadcast?.(vector);

@@ -64,7 +64,7 @@ function controlCaps(default1: number, true1: number, supported: number): Contro
 }
 
 /** Default1 bits: SDM, "Reserved Controls and Default Settings"; TRUE MSRs allow 0 where a control has a meaning by now. */
-const PIN = controlCaps(0x0000_0016, 0x0000_0016, without(PIN_BASED, ['POSTED_INTR']));
+const PIN = controlCaps(0x0000_0016, 0x0000_0016, allOf(PIN_BASED, Object.keys(PIN_BASED)));
 const CPU = controlCaps(0x0401_e172, 0x0400_6172, without(CPU_BASED, ['ACTIVATE_TERTIARY_CONTROLS']));
 const EXIT = controlCaps(
   0x0003_6dff,
@@ -92,9 +92,12 @@ const SECONDARY = controlCaps(
     'ENABLE_EPT',
     'DESC',
     'ENABLE_RDTSCP',
+    'VIRTUALIZE_X2APIC_MODE',
     'ENABLE_VPID',
     'WBINVD_EXITING',
     'UNRESTRICTED_GUEST',
+    'APIC_REGISTER_VIRT',
+    'VIRTUAL_INTR_DELIVERY',
     'RDRAND_EXITING',
     'ENABLE_INVPCID',
     'RDSEED_EXITING',

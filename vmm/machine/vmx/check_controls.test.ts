@@ -41,6 +41,8 @@ const both =
   (box: VmxBox) =>
     steps.forEach((step) => step(box));
 const field = (name: number, value: number) => (box: VmxBox) => box.write(name, value);
+const delivery = both(cpuBased(CPU_BASED.TPR_SHADOW), secondary(SECONDARY_EXEC.VIRTUAL_INTR_DELIVERY));
+const posted = both(delivery, pin(PIN_BASED.POSTED_INTR), field(C.POSTED_INTR_DESC_ADDR, AT.DATA));
 const handled = (box: VmxBox): void => {
   for (let vector = 0; vector < 256; vector++) box.gate(vector, AT.HANDLER);
 };
@@ -50,7 +52,7 @@ const ROWS: readonly CheckRow[] = [
   { section: EXEC, rule: 'a default1 pin-based control is 1', expected: 'pin-based controls: reserved bits',
     valid: pin(0), invalid: pin(0, 0x2) },
   { section: EXEC, rule: 'a pin-based control that is not supported is 0', expected: 'pin-based controls: reserved bits',
-    valid: pin(0), invalid: pin(PIN_BASED.POSTED_INTR) },
+    valid: pin(0), invalid: pin(0x100) },
   { section: EXEC, rule: 'a default1 primary control is 1', expected: 'primary processor-based controls: reserved bits',
     valid: cpuBased(0), invalid: cpuBased(0, 0x2) },
   { section: EXEC, rule: 'tertiary controls are not supported', expected: 'primary processor-based controls: reserved bits',
@@ -79,6 +81,30 @@ const ROWS: readonly CheckRow[] = [
   { section: EXEC, rule: 'the TPR threshold is not above VTPR', expected: 'TPR threshold above VTPR',
     valid: both((box) => { box.word(AT.VAPIC + 0x80, 0x3f); }, cpuBased(CPU_BASED.TPR_SHADOW), field(C.TPR_THRESHOLD, 3)),
     invalid: both((box) => { box.word(AT.VAPIC + 0x80, 0x3f); }, cpuBased(CPU_BASED.TPR_SHADOW), field(C.TPR_THRESHOLD, 4)) },
+  { section: EXEC, rule: 'neither is checked with virtual-interrupt delivery', expected: 'TPR threshold: bits 31:4',
+    valid: both(delivery, field(C.TPR_THRESHOLD, 0xff)),
+    invalid: both(cpuBased(CPU_BASED.TPR_SHADOW), field(C.TPR_THRESHOLD, 0xff)) },
+  ...[SECONDARY_EXEC.VIRTUALIZE_X2APIC_MODE, SECONDARY_EXEC.APIC_REGISTER_VIRT, SECONDARY_EXEC.VIRTUAL_INTR_DELIVERY].map(
+    (control): CheckRow => ({ section: EXEC, rule: `control ${control} needs the TPR shadow`,
+      expected: 'x2APIC mode, APIC-register virtualization and virtual-interrupt delivery need the TPR shadow',
+      valid: both(secondary(control), cpuBased(CPU_BASED.TPR_SHADOW)), invalid: secondary(control) })),
+  { section: EXEC, rule: 'virtual-interrupt delivery needs external-interrupt exiting',
+    expected: 'virtual-interrupt delivery needs external-interrupt exiting',
+    valid: delivery, invalid: both(delivery, pin(0, PIN_BASED.EXT_INTR_MASK)) },
+  { section: EXEC, rule: 'posted interrupts need virtual-interrupt delivery',
+    expected: 'posted interrupts need virtual-interrupt delivery',
+    valid: posted, invalid: both(posted, secondary(0, SECONDARY_EXEC.VIRTUAL_INTR_DELIVERY)) },
+  { section: EXEC, rule: 'posted interrupts need acknowledging interrupts on exit',
+    expected: 'posted interrupts need acknowledging interrupts on exit',
+    valid: posted, invalid: both(posted, (box) => box.change(C.VM_EXIT_CONTROLS, 0, VM_EXIT.ACK_INTR_ON_EXIT)) },
+  { section: EXEC, rule: 'bits 15:8 of the notification vector are 0', expected: 'posted-interrupt notification vector: bits 15:8',
+    valid: both(posted, field(C.POSTED_INTR_NV, 0xff)), invalid: both(posted, field(C.POSTED_INTR_NV, 0x100)) },
+  { section: EXEC, rule: 'the posted-interrupt descriptor is 64-byte aligned', expected: 'posted-interrupt descriptor address',
+    valid: both(posted, field(C.POSTED_INTR_DESC_ADDR, AT.DATA + 0x40)),
+    invalid: both(posted, field(C.POSTED_INTR_DESC_ADDR, AT.DATA + 0x20)) },
+  { section: EXEC, rule: 'the posted-interrupt descriptor is within the physical-address width',
+    expected: 'posted-interrupt descriptor address',
+    valid: field(C.POSTED_INTR_DESC_ADDR, TOO_WIDE), invalid: both(posted, field(C.POSTED_INTR_DESC_ADDR, TOO_WIDE)) },
   { section: EXEC, rule: 'virtual NMIs need NMI exiting', expected: 'virtual NMIs need NMI exiting',
     valid: pin(PIN_BASED.VIRTUAL_NMIS), invalid: pin(PIN_BASED.VIRTUAL_NMIS, PIN_BASED.NMI_EXITING) },
   { section: EXEC, rule: 'NMI-window exiting needs virtual NMIs', expected: 'NMI-window exiting needs virtual NMIs',

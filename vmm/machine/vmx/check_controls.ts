@@ -22,6 +22,7 @@ export function checkControls(cpu: Cpu): Broken {
   return (
     checkExecControls(cpu) ??
     checkExecAddresses(cpu) ??
+    checkApicVirtualization(cpu) ??
     checkEpt(cpu) ??
     checkExitControls(cpu) ??
     checkEntryControls(cpu)
@@ -66,7 +67,32 @@ function checkExecAddresses(cpu: Cpu): Broken {
   if ((cpuBased & CPU_BASED.USE_MSR_BITMAPS) !== 0 && !page(W.MSR_BITMAP)) return 'MSR-bitmap address';
   if ((cpuBased & CPU_BASED.TPR_SHADOW) === 0) return null;
   if (!page(W.VIRTUAL_APIC)) return 'virtual-APIC address';
+  if ((secondaryControls(cpu) & SECONDARY_EXEC.VIRTUAL_INTR_DELIVERY) !== 0) return null;
   return (i32[base + W.TPR_THRESHOLD]! & ~0xf) !== 0 ? 'TPR threshold: bits 31:4' : null;
+}
+
+/** APIC virtualization and posted interrupts. */
+function checkApicVirtualization(cpu: Cpu): Broken {
+  const { base } = cpu.vmx;
+  const { i32 } = cpu.mem;
+  const pin = i32[base + W.PIN]!;
+  const secondary = secondaryControls(cpu);
+  const needShadow =
+    SECONDARY_EXEC.VIRTUALIZE_X2APIC_MODE |
+    SECONDARY_EXEC.APIC_REGISTER_VIRT |
+    SECONDARY_EXEC.VIRTUAL_INTR_DELIVERY;
+  if ((i32[base + W.CPU_BASED]! & CPU_BASED.TPR_SHADOW) === 0 && (secondary & needShadow) !== 0)
+    return 'x2APIC mode, APIC-register virtualization and virtual-interrupt delivery need the TPR shadow';
+  const delivery = (secondary & SECONDARY_EXEC.VIRTUAL_INTR_DELIVERY) !== 0;
+  if (delivery && (pin & PIN_BASED.EXT_INTR_MASK) === 0)
+    return 'virtual-interrupt delivery needs external-interrupt exiting';
+  if ((pin & PIN_BASED.POSTED_INTR) === 0) return null;
+  if (!delivery) return 'posted interrupts need virtual-interrupt delivery';
+  if ((i32[base + W.EXIT_CONTROLS]! & VM_EXIT.ACK_INTR_ON_EXIT) === 0)
+    return 'posted interrupts need acknowledging interrupts on exit';
+  if (i32[base + W.POSTED_INTR_NV]! >>> 8 !== 0) return 'posted-interrupt notification vector: bits 15:8';
+  const at = base + W.POSTED_INTR_DESC;
+  return isPhysAddr(cpu, i32[at]!, i32[at + 1]!, 0x3f) ? null : 'posted-interrupt descriptor address';
 }
 
 function checkEpt(cpu: Cpu): Broken {
@@ -137,6 +163,7 @@ export function checkTprThreshold(cpu: Cpu): Broken {
   const { base } = cpu.vmx;
   const { i32, u8 } = cpu.mem;
   if ((i32[base + W.CPU_BASED]! & CPU_BASED.TPR_SHADOW) === 0) return null;
+  if ((secondaryControls(cpu) & SECONDARY_EXEC.VIRTUAL_INTR_DELIVERY) !== 0) return null;
   const vtpr = u8[addressIn(cpu, W.VIRTUAL_APIC) + 0x80] ?? 0xff;
   return (i32[base + W.TPR_THRESHOLD]! & 0xf) > vtpr >>> 4 ? 'TPR threshold above VTPR' : null;
 }

@@ -4,16 +4,13 @@
  * IRET unblocks NMIs. SDM, "Changes to Instruction Behavior in VMX Non-Root Operation" and "Virtualizing CR8-Based TPR
  * Accesses". In root operation and outside of VMX these are the plain registers.
  */
+import { APIC_REG } from '../../../lib/x86/apic.ts';
 import { CR0 } from '../../../lib/x86/registers.ts';
 import { CPU_BASED, PIN_BASED, SECONDARY_EXEC } from '../../../lib/x86/vmx/controls.ts';
 import type { Cpu } from '../cpu/cpu.ts';
 import { S } from '../cpu/state.ts';
-import { addressIn } from './check_util.ts';
-import { VMX_PENDING } from './vmx_unit.ts';
+import { readVirtualApic, tprVirtualization, writeVirtualApic } from './virtual_interrupts.ts';
 import * as W from './words.ts';
-
-/** Offset of VTPR in the virtual-APIC page. */
-export const VTPR = 0x80;
 
 /** What MOV from CR0 or SMSW (n = 0) or MOV from CR4 (n = 4) reads, low word: masked bits come from the read shadow. */
 export function vmxReadCr(cpu: Cpu, n: number): number {
@@ -54,24 +51,16 @@ export function vmxCrAllowed(cpu: Cpu, n: number, lo: number): boolean {
 
 /** MOV from CR8 with the TPR shadow: VTPR bits 7:4; -1: there is no TPR shadow, use the real one. */
 export function vmxReadTprShadow(cpu: Cpu): number {
-  const { vmx, mem } = cpu;
-  if ((vmx.cpuBased & CPU_BASED.TPR_SHADOW) === 0) return -1;
-  return (mem.u8[addressIn(cpu, W.VIRTUAL_APIC) + VTPR] ?? 0xff) >>> 4;
+  if ((cpu.vmx.cpuBased & CPU_BASED.TPR_SHADOW) === 0) return -1;
+  return (readVirtualApic(cpu, APIC_REG.TASKPRI) & 0xff) >>> 4;
 }
 
 /** MOV to CR8 with the TPR shadow; false: there is none. The exit below the threshold comes by vmxPendingWork(). */
 export function vmxWriteTprShadow(cpu: Cpu, cr8: number): boolean {
-  const {
-    vmx,
-    mem: { i32 },
-  } = cpu;
-  if ((vmx.cpuBased & CPU_BASED.TPR_SHADOW) === 0) return false;
+  if ((cpu.vmx.cpuBased & CPU_BASED.TPR_SHADOW) === 0) return false;
   // Bits 3:0 of VTPR and bits 31:8 of its field become 0.
-  i32[(addressIn(cpu, W.VIRTUAL_APIC) + VTPR) / 4] = cr8 << 4;
-  if (cr8 < (i32[vmx.base + W.TPR_THRESHOLD]! & 0xf)) {
-    vmx.pending |= VMX_PENDING.TPR;
-    cpu.s[S.PENDING] = 1;
-  }
+  writeVirtualApic(cpu, APIC_REG.TASKPRI, cr8 << 4);
+  tprVirtualization(cpu);
   return true;
 }
 

@@ -3,7 +3,7 @@
  * VM entries: VMLAUNCH and VMRESUME after their UD, GP and non-root checks. SDM, "VM Entries". Checks whose fields were
  * not written since they passed are not repeated; what the outcome is does not depend on that.
  */
-import { CPU_BASED, PIN_BASED } from '../../../lib/x86/vmx/controls.ts';
+import { CPU_BASED, PIN_BASED, SECONDARY_EXEC } from '../../../lib/x86/vmx/controls.ts';
 import { ENTRY_FAIL, EXIT_REASON } from '../../../lib/x86/vmx/exit_reasons.ts';
 import { VMXERR } from '../../../lib/x86/vmx/insn_errors.ts';
 import { VM_ENTRY } from '../../../lib/x86/vmx/controls.ts';
@@ -24,6 +24,7 @@ import { injectEvent } from './inject.ts';
 import { loadGuestState } from './load_guest.ts';
 import { loadMsrArea } from './msr_areas.ts';
 import { startTimer } from './preemption_timer.ts';
+import { evaluateVirtualInterrupts, pprVirtualization } from './virtual_interrupts.ts';
 import { checkVmcsFrames } from './vmcs_frames.ts';
 import { VMCS_STATE, VMCS_WORD } from './vmcs_layout.ts';
 import { vmFail } from './vmx_result.ts';
@@ -139,6 +140,10 @@ function startGuest(cpu: Cpu, secondary: number): number {
   }
   if ((vmx.pin & PIN_BASED.VMX_PREEMPTION_TIMER) !== 0) startTimer(cpu, i32[base + W.GUEST_TIMER]!);
   if ((vmx.cpuBased & CPU_BASED.MONITOR_TRAP_FLAG) !== 0) vmx.mtfAfter = cpu.clock[0]!;
+  if ((secondary & SECONDARY_EXEC.VIRTUAL_INTR_DELIVERY) !== 0) {
+    pprVirtualization(cpu);
+    evaluateVirtualInterrupts(cpu);
+  }
   cpu.s[S.PENDING] = 1;
   return i32[base + W.ENTRY_INTR_INFO]! < 0
     ? injectEvent(cpu, i32[base + W.ENTRY_INTR_INFO]!)

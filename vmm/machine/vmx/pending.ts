@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /**
  * VM exits at instruction boundaries. SDM, "Other Causes of VM Exits", "Monitor Trap Flag", "VMX-Preemption Timer" and
- * "Priority Among Concurrent Events"; INIT, MTF and TPR come before debug traps, the timer and windows after.
+ * "Priority Among Concurrent Events"; INIT, MTF and the traps of APIC virtualization come before debug traps, the timer and windows after.
  */
 import { VECTOR } from '../../../lib/x86/exceptions.ts';
 import { RFLAGS } from '../../../lib/x86/registers.ts';
@@ -11,6 +11,7 @@ import { INTR_TYPE } from '../../../lib/x86/vmx/intr_info.ts';
 import type { Cpu } from '../cpu/cpu.ts';
 import { ACTIVITY, BLOCKING, RUN, S } from '../cpu/state.ts';
 import { vmxEventExit, vmxExit } from './exit.ts';
+import { processPostedInterrupts } from './virtual_interrupts.ts';
 import { VMX_PENDING } from './vmx_unit.ts';
 import * as W from './words.ts';
 
@@ -22,7 +23,10 @@ const WINDOWS = CPU_BASED.NMI_WINDOW_EXITING | CPU_BASED.INTR_WINDOW_EXITING;
  */
 export function vmxPendingWork(cpu: Cpu): boolean {
   if (!cpu.vmx.nonRoot || isQuiet(cpu)) return false;
-  return trapLikeExit(cpu) || (!debugTrapDue(cpu) && (timerExit(cpu) || nmiExit(cpu) || (!nmiDue(cpu) && interruptExit(cpu))));
+  return (
+    trapLikeExit(cpu) ||
+    (!debugTrapDue(cpu) && (timerExit(cpu) || nmiExit(cpu) || (!nmiDue(cpu) && interruptExit(cpu))))
+  );
 }
 
 /** The common case: no timer is due, no control that opens a window, and nothing but an interrupt can be pending. */
@@ -47,9 +51,17 @@ function trapLikeExit(cpu: Cpu): boolean {
   if ((vmx.pending & VMX_PENDING.MTF) !== 0 || cpu.clock[0]! > vmx.mtfAfter) {
     return vmxExit(cpu, EXIT_REASON.MONITOR_TRAP_FLAG) === RUN.VMEXIT;
   }
-  return (
-    (vmx.pending & VMX_PENDING.TPR) !== 0 && vmxExit(cpu, EXIT_REASON.TPR_BELOW_THRESHOLD) === RUN.VMEXIT
-  );
+  return apicTrapExit(cpu);
+}
+
+/** The trap-like exits of APIC virtualization. */
+function apicTrapExit(cpu: Cpu): boolean {
+  const { pending, trapQualification } = cpu.vmx;
+  if ((pending & VMX_PENDING.TPR) !== 0) return vmxExit(cpu, EXIT_REASON.TPR_BELOW_THRESHOLD) === RUN.VMEXIT;
+  if ((pending & VMX_PENDING.EOI) !== 0)
+    return vmxExit(cpu, EXIT_REASON.EOI_INDUCED, trapQualification) === RUN.VMEXIT;
+  if ((pending & VMX_PENDING.APIC_WRITE) === 0) return false;
+  return vmxExit(cpu, EXIT_REASON.APIC_WRITE, trapQualification) === RUN.VMEXIT;
 }
 
 /** Debug traps go first; MOV SS holds them back. */
@@ -100,13 +112,14 @@ function interruptExit(cpu: Cpu): boolean {
   if (!blocked && (vmx.cpuBased & CPU_BASED.INTR_WINDOW_EXITING) !== 0) {
     return vmxExit(cpu, EXIT_REASON.INTERRUPT_WINDOW) === RUN.VMEXIT;
   }
+  // A virtual interrupt has the priority of the window: it is delivered before an external interrupt exits.
+  if (!blocked && (vmx.pending & VMX_PENDING.VIRTUAL_INTR) !== 0) return false;
   // RFLAGS.IF does not matter to an interrupt that exits.
   if ((vmx.pin & PIN_BASED.EXT_INTR_MASK) === 0 || apic.highestDeliverable() < 0) return false;
   if ((cpu.mem.i32[vmx.base + W.EXIT_CONTROLS]! & VM_EXIT.ACK_INTR_ON_EXIT) === 0) {
     return vmxExit(cpu, EXIT_REASON.EXTERNAL_INTERRUPT) === RUN.VMEXIT;
   }
-  return (
-    vmxEventExit(cpu, EXIT_REASON.EXTERNAL_INTERRUPT, INTR_TYPE.EXT_INTR | apic.acknowledge(), 0) ===
-    RUN.VMEXIT
-  );
+  const vector = apic.acknowledge();
+  if (processPostedInterrupts(cpu, vector)) return interruptExit(cpu);
+  return vmxEventExit(cpu, EXIT_REASON.EXTERNAL_INTERRUPT, INTR_TYPE.EXT_INTR | vector, 0) === RUN.VMEXIT;
 }

@@ -5,7 +5,7 @@
  */
 import { pfn } from '../../../lib/x86/addr.ts';
 import { hex } from '../../../lib/x86/bits.ts';
-import { CPU_BASED } from '../../../lib/x86/vmx/controls.ts';
+import { CPU_BASED, PIN_BASED } from '../../../lib/x86/vmx/controls.ts';
 import { VMCS_CTRL } from '../../../lib/x86/vmx/vmcs_ctrl.ts';
 import type { Cpu } from '../cpu/cpu.ts';
 import { SanitizerError } from '../errors.ts';
@@ -29,6 +29,7 @@ const IO_A = field('IO_BITMAP_A');
 const IO_B = field('IO_BITMAP_B');
 const MSR_BITMAP = field('MSR_BITMAP');
 const VAPIC = field('VIRTUAL_APIC_PAGE_ADDR');
+const POSTED_INTR = field('POSTED_INTR_DESC_ADDR');
 const MSR_STORE = field('VM_EXIT_MSR_STORE_ADDR');
 const MSR_LOAD = field('VM_EXIT_MSR_LOAD_ADDR');
 const ENTRY_LOAD = field('VM_ENTRY_MSR_LOAD_ADDR');
@@ -48,6 +49,7 @@ export function checkVmcsFrames(cpu: Cpu): void {
   }
   if ((cpuBased & CPU_BASED.USE_MSR_BITMAPS) !== 0) checkField(cpu, MSR_BITMAP);
   if ((cpuBased & CPU_BASED.TPR_SHADOW) !== 0) checkField(cpu, VAPIC);
+  if ((i32[base + W.PIN]! & PIN_BASED.POSTED_INTR) !== 0) checkField(cpu, POSTED_INTR);
   if (i32[base + W.EXIT_MSR_STORE_COUNT] !== 0) checkField(cpu, MSR_STORE);
   if (i32[base + W.EXIT_MSR_LOAD_COUNT] !== 0) checkField(cpu, MSR_LOAD);
   if (i32[base + W.ENTRY_MSR_LOAD_COUNT] !== 0) checkField(cpu, ENTRY_LOAD);

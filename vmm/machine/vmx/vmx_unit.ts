@@ -18,8 +18,11 @@ export const VMX_RESULT = {
 /** Pending work of VMX non-root operation that is not in the VMCS, bits of `VmxUnit.pending`. */
 // prettier-ignore
 export const VMX_PENDING = {
-  MTF: 0x1, // an MTF VM exit is due at the next instruction boundary
-  TPR: 0x2, // VTPR fell below the TPR threshold
+  MTF: 0x01, // an MTF VM exit is due at the next instruction boundary
+  TPR: 0x02, // VTPR fell below the TPR threshold
+  VIRTUAL_INTR: 0x04, // a virtual interrupt waits to be delivered
+  EOI: 0x08, // an EOI-induced VM exit is due
+  APIC_WRITE: 0x10, // an APIC-write VM exit is due
 } as const;
 
 export class VmxUnit {
@@ -48,6 +51,8 @@ export class VmxUnit {
   mtfAfter = Infinity;
   /** VMX_PENDING bits. */
   pending = 0;
+  /** Exit qualification of VMX_PENDING.EOI or APIC_WRITE. */
+  trapQualification = 0;
   /** The rule that the last failed VM entry broke: what the hardware does not tell. */
   failedCheck = '';
   /** For MSR values in transit. */

@@ -27,6 +27,15 @@ export const MSR_BITMAP = vmcsWord(VMCS_CTRL.MSR_BITMAP);
 export const TSC_OFFSET = vmcsWord(VMCS_CTRL.TSC_OFFSET);
 export const VIRTUAL_APIC = vmcsWord(VMCS_CTRL.VIRTUAL_APIC_PAGE_ADDR);
 export const TPR_THRESHOLD = vmcsWord(VMCS_CTRL.TPR_THRESHOLD);
+export const POSTED_INTR_NV = vmcsWord(VMCS_CTRL.POSTED_INTR_NV);
+export const POSTED_INTR_DESC = vmcsWord(VMCS_CTRL.POSTED_INTR_DESC_ADDR);
+/** Vectors 63:0, 127:64 and so on. */
+export const EOI_EXIT_BITMAPS: readonly number[] = [
+  vmcsWord(VMCS_CTRL.EOI_EXIT_BITMAP0),
+  vmcsWord(VMCS_CTRL.EOI_EXIT_BITMAP1),
+  vmcsWord(VMCS_CTRL.EOI_EXIT_BITMAP2),
+  vmcsWord(VMCS_CTRL.EOI_EXIT_BITMAP3),
+];
 export const VPID = vmcsWord(VMCS_CTRL.VIRTUAL_PROCESSOR_ID);
 export const EPTP = vmcsWord(VMCS_CTRL.EPT_POINTER);
 export const EXIT_CONTROLS = vmcsWord(VMCS_CTRL.VM_EXIT_CONTROLS);
@@ -77,6 +86,7 @@ export const GUEST_INTERRUPTIBILITY = vmcsWord(VMCS_GUEST.INTERRUPTIBILITY_INFO)
 export const GUEST_ACTIVITY = vmcsWord(VMCS_GUEST.ACTIVITY_STATE);
 export const GUEST_PENDING_DBG = vmcsWord(VMCS_GUEST.PENDING_DBG_EXCEPTIONS);
 export const GUEST_TIMER = vmcsWord(VMCS_GUEST.VMX_PREEMPTION_TIMER_VALUE);
+export const GUEST_INTR_STATUS = vmcsWord(VMCS_GUEST.INTR_STATUS);
 export const GUEST_LINK_POINTER = vmcsWord(VMCS_GUEST.VMCS_LINK_POINTER);
 
 export const HOST_CR0 = vmcsWord(VMCS_HOST.CR0);

@@ -10,6 +10,7 @@ import { COST } from '../../cost/points.ts';
 import { spend } from '../../cost/ledger.ts';
 import { mmuContextChanged } from '../../mmu/context.ts';
 import { vmxIntercepts } from '../../vmx/intercepts.ts';
+import { vmxReadX2apic, vmxWriteX2apic, X2APIC_WRITE } from '../../vmx/x2apic_virt.ts';
 import type { Cpu } from '../cpu.ts';
 import { getRflags, setRflags } from '../flags.ts';
 import { RUN, S, SEGN } from '../state.ts';
@@ -83,7 +84,8 @@ export function rdmsr(cpu: Cpu): number {
   if (s[S.CPL] !== 0) return raiseGp(cpu);
   if (cpu.vmx.nonRoot && vmxIntercepts(cpu)) return RUN.VMEXIT;
   spend(cpu, COST.RDMSR_INSN);
-  if (!sys.msrs.read(cpu, s[ECX]! >>> 0, sys.value)) return raiseGp(cpu);
+  const msr = s[ECX]! >>> 0;
+  if (!vmxReadX2apic(cpu, msr, sys.value) && !sys.msrs.read(cpu, msr, sys.value)) return raiseGp(cpu);
   writeEdxEax(cpu, sys.value[0]!, sys.value[1]!);
   return complete(cpu);
 }
@@ -94,8 +96,13 @@ export function wrmsr(cpu: Cpu): number {
   if (s[S.CPL] !== 0) return raiseGp(cpu);
   if (cpu.vmx.nonRoot && vmxIntercepts(cpu)) return RUN.VMEXIT;
   spend(cpu, COST.WRMSR_INSN);
-  if (!sys.msrs.write(cpu, s[ECX]! >>> 0, s[S.GPR]!, s[S.GPR + 4]!)) return raiseGp(cpu);
-  return complete(cpu);
+  const msr = s[ECX]! >>> 0;
+  const virtual = vmxWriteX2apic(cpu, msr, s[S.GPR]!, s[S.GPR + 4]!);
+  const ok =
+    virtual === X2APIC_WRITE.PLAIN
+      ? sys.msrs.write(cpu, msr, s[S.GPR]!, s[S.GPR + 4]!)
+      : virtual === X2APIC_WRITE.DONE;
+  return ok ? complete(cpu) : raiseGp(cpu);
 }
 
 /** RDRAND and RDSEED: always succeed; CF is set, the other arithmetic flags are cleared. */

@@ -11,6 +11,8 @@ import { COST } from '../../cost/points.ts';
 import { spend } from '../../cost/ledger.ts';
 import { UnimplementedError } from '../../errors.ts';
 import { vmxNextDeadline, vmxPendingWork } from '../../vmx/pending.ts';
+import { takeVirtualInterrupt } from '../../vmx/virtual_interrupts.ts';
+import { VMX_PENDING } from '../../vmx/vmx_unit.ts';
 import type { Cpu } from '../cpu.ts';
 import { ACTIVITY, BLOCKING, FAULT, RUN, S } from '../state.ts';
 import { tier0 } from '../tier0.ts';
@@ -118,6 +120,10 @@ function takeEvents(cpu: Cpu): number {
     sys.nmiPending = 0;
     s[S.PENDING] = 1; // what exits without regard to RFLAGS.IF comes before the handler's first instruction
     return deliverEvent(cpu, INTR_TYPE.NMI_INTR | VECTOR.NMI, 0, 0);
+  }
+  if ((vmx.pending & VMX_PENDING.VIRTUAL_INTR) !== 0 && (s[S.RFLAGS_SYS]! & RFLAGS.IF) !== 0) {
+    s[S.PENDING] = 1;
+    return deliverEvent(cpu, INTR_TYPE.EXT_INTR | takeVirtualInterrupt(cpu), 0, 0);
   }
   if ((s[S.RFLAGS_SYS]! & RFLAGS.IF) === 0 || (vmx.pin & PIN_BASED.EXT_INTR_MASK) !== 0) return NEXT;
   if (cpu.apic.highestDeliverable() < 0) return NEXT;
