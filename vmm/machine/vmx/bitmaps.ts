@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/** I/O bitmaps and MSR bitmaps. SDM, "I/O-Bitmap Addresses" and "MSR-Bitmap Address". */
-import { CPU_BASED } from '../../../lib/x86/vmx/controls.ts';
+/** I/O, MSR and VMCS-shadowing bitmaps. SDM, "I/O-Bitmap Addresses", "MSR-Bitmap Address", "VMCS Shadowing Bitmap Addresses". */
+import { CPU_BASED, SECONDARY_EXEC } from '../../../lib/x86/vmx/controls.ts';
 import type { Cpu } from '../cpu/cpu.ts';
 import { addressIn } from './check_util.ts';
 import * as W from './words.ts';
@@ -10,6 +10,8 @@ import * as W from './words.ts';
 const MSR_PART = { READ_LOW: 0x000, READ_HIGH: 0x400, WRITE_LOW: 0x800, WRITE_HIGH: 0xc00 } as const;
 const MSR_RANGE = 0x2000;
 const HIGH_MSRS = 0xc000_0000;
+/** The bits of a VMCS field's encoding that have a place in the VMREAD and VMWRITE bitmaps: 14:0. */
+const FIELD_MASK = 0x7fff;
 
 /** A byte of the page whose address is in the VMCS word; ones where there is no memory. */
 function byteAt(cpu: Cpu, word: number, offset: number): number {
@@ -46,4 +48,20 @@ function msrExits(cpu: Cpu, msr: number, low: number, high: number): boolean {
   const index = isHigh ? number - HIGH_MSRS : number;
   if (index >= MSR_RANGE) return true;
   return ((byteAt(cpu, W.MSR_BITMAP, (isHigh ? high : low) + (index >>> 3)) >>> (index & 7)) & 1) !== 0;
+}
+
+/** Whether VMREAD of the field in a register (as two words) exits. */
+export function vmreadExits(cpu: Cpu, lo: number, hi: number): boolean {
+  return fieldExits(cpu, W.VMREAD_BITMAP, lo, hi);
+}
+
+/** Whether VMWRITE of the field in a register (as two words) exits. */
+export function vmwriteExits(cpu: Cpu, lo: number, hi: number): boolean {
+  return fieldExits(cpu, W.VMWRITE_BITMAP, lo, hi);
+}
+
+function fieldExits(cpu: Cpu, word: number, lo: number, hi: number): boolean {
+  if ((cpu.vmx.secondary & SECONDARY_EXEC.SHADOW_VMCS) === 0) return true;
+  if (hi !== 0 || (lo & ~FIELD_MASK) !== 0) return true;
+  return ((byteAt(cpu, word, lo >>> 3) >>> (lo & 7)) & 1) !== 0;
 }

@@ -100,6 +100,7 @@ const SECONDARY = controlCaps(
     'VIRTUAL_INTR_DELIVERY',
     'RDRAND_EXITING',
     'ENABLE_INVPCID',
+    'SHADOW_VMCS',
     'RDSEED_EXITING',
   ]),
 );

@@ -24,6 +24,7 @@ export function checkControls(cpu: Cpu): Broken {
     checkExecAddresses(cpu) ??
     checkApicVirtualization(cpu) ??
     checkEpt(cpu) ??
+    checkShadowBitmaps(cpu) ??
     checkExitControls(cpu) ??
     checkEntryControls(cpu)
   );
@@ -56,17 +57,23 @@ function checkExecControls(cpu: Cpu): Broken {
   return null;
 }
 
+/** The field at `word` is the address of a 4-KByte aligned page within the physical-address width. */
+function isPageField(cpu: Cpu, word: number): boolean {
+  const { i32 } = cpu.mem;
+  const at = cpu.vmx.base + word;
+  return isPhysAddr(cpu, i32[at]!, i32[at + 1]!, 0xfff);
+}
+
 function checkExecAddresses(cpu: Cpu): Broken {
   const { base } = cpu.vmx;
   const { i32 } = cpu.mem;
   const cpuBased = i32[base + W.CPU_BASED]!;
-  const page = (word: number): boolean => isPhysAddr(cpu, i32[base + word]!, i32[base + word + 1]!, 0xfff);
-  if ((cpuBased & CPU_BASED.USE_IO_BITMAPS) !== 0 && !(page(W.IO_BITMAP_A) && page(W.IO_BITMAP_B))) {
-    return 'I/O-bitmap addresses';
-  }
-  if ((cpuBased & CPU_BASED.USE_MSR_BITMAPS) !== 0 && !page(W.MSR_BITMAP)) return 'MSR-bitmap address';
+  const ioOk = isPageField(cpu, W.IO_BITMAP_A) && isPageField(cpu, W.IO_BITMAP_B);
+  if ((cpuBased & CPU_BASED.USE_IO_BITMAPS) !== 0 && !ioOk) return 'I/O-bitmap addresses';
+  const msrOk = isPageField(cpu, W.MSR_BITMAP);
+  if ((cpuBased & CPU_BASED.USE_MSR_BITMAPS) !== 0 && !msrOk) return 'MSR-bitmap address';
   if ((cpuBased & CPU_BASED.TPR_SHADOW) === 0) return null;
-  if (!page(W.VIRTUAL_APIC)) return 'virtual-APIC address';
+  if (!isPageField(cpu, W.VIRTUAL_APIC)) return 'virtual-APIC address';
   if ((secondaryControls(cpu) & SECONDARY_EXEC.VIRTUAL_INTR_DELIVERY) !== 0) return null;
   return (i32[base + W.TPR_THRESHOLD]! & ~0xf) !== 0 ? 'TPR threshold: bits 31:4' : null;
 }
@@ -104,6 +111,12 @@ function checkEpt(cpu: Cpu): Broken {
     return (secondary & SECONDARY_EXEC.UNRESTRICTED_GUEST) !== 0 ? 'unrestricted guest needs EPT' : null;
   }
   return checkEptp(cpu, i32[base + W.EPTP]!, i32[base + W.EPTP + 1]!, caps.eptCap);
+}
+
+function checkShadowBitmaps(cpu: Cpu): Broken {
+  if ((secondaryControls(cpu) & SECONDARY_EXEC.SHADOW_VMCS) === 0) return null;
+  if (!isPageField(cpu, W.VMREAD_BITMAP)) return 'VMREAD-bitmap address';
+  return isPageField(cpu, W.VMWRITE_BITMAP) ? null : 'VMWRITE-bitmap address';
 }
 
 /** The EPTP as VM entry (and INVEPT) wants it. */

@@ -30,6 +30,8 @@ const link = (pa: number) => (box: VmxBox) => {
   vmwrite32(box.cpu, G.VMCS_LINK_POINTER, pa);
   vmwrite32(box.cpu, G.VMCS_LINK_POINTER + 1, 0);
 };
+const shadowing = (box: VmxBox) =>
+  box.change(VMCS_CTRL.SECONDARY_VM_EXEC_CONTROL, SECONDARY_EXEC.SHADOW_VMCS);
 const BASE_CR0 = (CR0.PE | CR0.NE | CR0.WP | CR0.ET | CR0.PG) >>> 0;
 const BASE_CR4 = CR4.PAE | CR4.VMXE;
 const DEFAULT = 'exit 33/0';
@@ -89,6 +91,19 @@ const ROWS: readonly GuestRow[] = [
     outcome: 'exit 33/4', valid: link(AT.VMCS2), invalid: link(AT.VMCS2 + 0x800) },
   { section: NON_REGISTER, rule: 'the link pointer leads to the revision identifier', outcome: 'exit 33/4',
     expected: 'VMCS link pointer: revision identifier', valid: link(AT.VMCS2), invalid: link(AT.SPARE) },
+  { section: NON_REGISTER, rule: 'the link pointer is within the physical-address width', outcome: 'exit 33/4',
+    expected: 'VMCS link pointer: address', valid: link(AT.VMCS2),
+    invalid: both(link(AT.VMCS2), (box) => { vmwrite32(box.cpu, G.VMCS_LINK_POINTER + 1, 1 << 14); }) },
+  { section: NON_REGISTER, rule: 'the linked VMCS is ordinary without VMCS shadowing', outcome: 'exit 33/4',
+    expected: 'VMCS link pointer: shadow-VMCS indicator', valid: link(AT.VMCS2), invalid: link(AT.SHADOW) },
+  { section: NON_REGISTER, rule: 'the linked VMCS is a shadow VMCS with VMCS shadowing', outcome: 'exit 33/4',
+    expected: 'VMCS link pointer: shadow-VMCS indicator', valid: both(shadowing, link(AT.SHADOW)),
+    invalid: both(shadowing, link(AT.VMCS2)) },
+  { section: NON_REGISTER, rule: 'the link pointer may be all ones with VMCS shadowing', outcome: 'exit 33/4',
+    expected: 'VMCS link pointer: address', valid: shadowing,
+    invalid: both(shadowing, (box) => { vmwrite32(box.cpu, G.VMCS_LINK_POINTER, -2); }) },
+  { section: NON_REGISTER, rule: 'the link pointer is not the current-VMCS pointer', outcome: 'exit 33/4',
+    expected: 'VMCS link pointer: current VMCS', valid: link(AT.VMCS2), invalid: link(AT.VMCS) },
 ];
 
 describe('checks on guest registers', () => {
@@ -115,6 +130,14 @@ describe('checks on guest registers', () => {
       field(G.CS_AR_BYTES, 0xc09b),
     );
     expect(() => tryEntry(box, legacy)).toThrow(UnimplementedError);
+  });
+
+  it('the linked VMCS is looked at in each entry', () => {
+    const second = new VmxBox().begin().code([0x0f, 0x01, 0xc1]);
+    link(AT.VMCS2)(second);
+    second.launch();
+    second.word(AT.VMCS2, 0);
+    expect(second.resume()).toBe(0x8000_0021);
   });
 
   it('a guest check that passed is made again after a guest field is written', () => {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /**
  * Checks on the guest-state area at VM entry that stay valid until a field is written: control registers, MSRs,
- * descriptor tables, link pointer. A failure is exit reason 33. SDM, "Checks on Guest Control Registers, Debug
+ * descriptor tables; and on the link pointer, at each entry. A failure is exit reason 33. SDM, "Checks on Guest Control Registers, Debug
  * Registers, and MSRs", "Checks on Guest Descriptor-Table Registers", "Checks on Guest Non-Register State".
  */
 import { CR0, CR4, EFER } from '../../../lib/x86/registers.ts';
@@ -11,6 +11,7 @@ import type { Cpu } from '../cpu/cpu.ts';
 import { secondaryControls } from './check_controls.ts';
 import { EFER_DEFINED } from './check_host.ts';
 import { type Broken, isCanonical48, isPat, isPhysAddr } from './check_util.ts';
+import { VMCS_REVISION } from './vmcs_layout.ts';
 import * as W from './words.ts';
 
 /** Bits of IA32_DEBUGCTL that this processor has. */
@@ -97,7 +98,10 @@ export function checkLinkPointer(cpu: Cpu): Broken {
   const hi = i32[base + W.GUEST_LINK_POINTER + 1]!;
   if (lo === -1 && hi === -1) return null;
   if (!isPhysAddr(cpu, lo, hi, 0xfff)) return 'VMCS link pointer: address';
-  const revision = hi === 0 && lo >>> 0 < cpu.mem.size ? i32[lo >>> 2]! : -1;
-  // Without VMCS shadowing, bit 31 of the first word must be 0 too.
-  return revision === caps.revision ? null : 'VMCS link pointer: revision identifier';
+  // Memory that anybody may change, as the TPR threshold's, so checked at each entry.
+  const word = hi === 0 && lo >>> 0 < cpu.mem.size ? i32[lo >>> 2]! : -1;
+  if ((word & VMCS_REVISION.ID_MASK) !== caps.revision) return 'VMCS link pointer: revision identifier';
+  const shadowing = (secondaryControls(cpu) & SECONDARY_EXEC.SHADOW_VMCS) !== 0;
+  if (shadowing !== ((word & VMCS_REVISION.SHADOW) !== 0)) return 'VMCS link pointer: shadow-VMCS indicator';
+  return lo >>> 2 === base ? 'VMCS link pointer: current VMCS' : null;
 }

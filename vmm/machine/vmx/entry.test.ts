@@ -29,6 +29,8 @@ const VMCALL = [0x0f, 0x01, 0xc1];
 const seg = (n: number, field: number): number => S.SEG + n * SEG_WORDS + field;
 const guest = (...bytes: number[]): VmxBox => new VmxBox().begin().code([...bytes, ...VMCALL]);
 const EVENT = (info: number): number => (info | 0x8000_0000) >>> 0;
+const shadowing = (box: VmxBox): VmxBox =>
+  box.change(C.SECONDARY_VM_EXEC_CONTROL, SECONDARY_EXEC.SHADOW_VMCS);
 const msr = (box: VmxBox, index: number): bigint => box.cpu.sys.msrs.get(box.cpu, index);
 
 describe('VM entry', () => {
@@ -379,6 +381,16 @@ describe('use after free through the VMCS', () => {
       name: 'VM_ENTRY_MSR_LOAD_ADDR',
       page: AT.MSR_LIST,
       set: (b: VmxBox) => b.write(C.VM_ENTRY_MSR_LOAD_COUNT, 1),
+    },
+    { name: 'VMREAD_BITMAP', page: AT.VMREAD_BITMAP, set: shadowing },
+    { name: 'VMWRITE_BITMAP', page: AT.VMWRITE_BITMAP, set: shadowing },
+    {
+      name: 'VMCS_LINK_POINTER',
+      page: AT.SHADOW,
+      set: (b: VmxBox) => {
+        shadowing(b);
+        vmwritePair(b.cpu, G.VMCS_LINK_POINTER, AT.SHADOW, 0);
+      },
     },
   ])('$name is looked at', ({ name, page, set }) => {
     const { box, take, free } = owned(page);

@@ -25,6 +25,7 @@ import { loadGuestState } from './load_guest.ts';
 import { loadMsrArea } from './msr_areas.ts';
 import { startTimer } from './preemption_timer.ts';
 import { evaluateVirtualInterrupts, pprVirtualization } from './virtual_interrupts.ts';
+import { activateVmcs, isShadowVmcs, linkedVmcs } from './vmcs_active.ts';
 import { checkVmcsFrames } from './vmcs_frames.ts';
 import { VMCS_STATE, VMCS_WORD } from './vmcs_layout.ts';
 import { vmFail } from './vmx_result.ts';
@@ -48,7 +49,7 @@ function vmEntry(cpu: Cpu, wanted: number): number {
   } = cpu;
   if (!vmx.vmxon || vmx.nonRoot)
     throw new SanitizerError(`CPU ${cpu.id}: VM entry outside of VMX root operation`);
-  if (vmx.currentVmcs === -1) return VMX_RESULT.FAIL_INVALID;
+  if (vmx.currentVmcs === -1 || isShadowVmcs(cpu, vmx.base)) return VMX_RESULT.FAIL_INVALID;
   if ((cpu.s[S.BLOCKING]! & BLOCKING.MOV_SS) !== 0) return vmFail(cpu, VMXERR.ENTRY_EVENTS_BLOCKED_BY_MOV_SS);
   const { base } = vmx;
   const state = i32[base + VMCS_WORD.STATE]!;
@@ -89,9 +90,9 @@ function enterGuest(cpu: Cpu): number {
   }
   const activity = checkGuestActivity(cpu);
   if (activity !== null) return fail(cpu, EXIT_REASON.INVALID_STATE, ENTRY_FAIL.DEFAULT, activity);
+  const link = checkLinkPointer(cpu);
+  if (link !== null) return fail(cpu, EXIT_REASON.INVALID_STATE, ENTRY_FAIL.VMCS_LINK_PTR, link);
   if ((i32[state]! & VMCS_STATE.GUEST_OK) === 0) {
-    const link = checkLinkPointer(cpu);
-    if (link !== null) return fail(cpu, EXIT_REASON.INVALID_STATE, ENTRY_FAIL.VMCS_LINK_PTR, link);
     if ((i32[base + W.ENTRY_CONTROLS]! & VM_ENTRY.IA32E_MODE) === 0) {
       throw new UnimplementedError(`CPU ${cpu.id}: VM entry to a guest outside of IA-32e mode`);
     }
@@ -121,6 +122,12 @@ function loadEntryMsrs(cpu: Cpu): number {
   return count === 0 ? 0 : loadMsrArea(cpu, addressIn(cpu, W.ENTRY_MSR_LOAD_ADDR) / 4, count);
 }
 
+/** SDM, "Overview" of "Virtual Machine Control Structures": VM entry makes the shadow VMCS active, not current. */
+function activateLinked(cpu: Cpu): void {
+  const base = linkedVmcs(cpu);
+  if (base !== -1) activateVmcs(cpu, base, 'use as shadow');
+}
+
 /** The controls take force; event injection. */
 function startGuest(cpu: Cpu, secondary: number): number {
   const {
@@ -134,6 +141,7 @@ function startGuest(cpu: Cpu, secondary: number): number {
   vmx.cpuBased = i32[base + W.CPU_BASED]!;
   vmx.secondary = secondary;
   vmx.pending = 0;
+  if ((secondary & SECONDARY_EXEC.SHADOW_VMCS) !== 0) activateLinked(cpu);
   if ((vmx.cpuBased & CPU_BASED.USE_TSC_OFFSETTING) !== 0) {
     sys.vmxTscOffset[0] = i32[base + W.TSC_OFFSET]!;
     sys.vmxTscOffset[1] = i32[base + W.TSC_OFFSET + 1]!;

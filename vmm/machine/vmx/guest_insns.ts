@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /**
  * VMX instructions executed as machine code. SDM, the VMX instruction reference: UD outside of VMX operation, exit in
- * non-root operation, GP at CPL above 0, then the operand; outcome in RFLAGS.
+ * non-root operation (but for VMCS shadowing), GP at CPL above 0, then the operand; outcome in RFLAGS.
  */
 import { VECTOR } from '../../../lib/x86/exceptions.ts';
 import { CR4, RFLAGS } from '../../../lib/x86/registers.ts';
@@ -17,7 +17,7 @@ import { vmlaunch, vmresume } from './entry.ts';
 import { vmxIntercepts } from './intercepts.ts';
 import { inveptPair, vmxInvvpid } from './invalidate_insns.ts';
 import { vmclear, vmptrld, vmptrst, vmxoff, vmxon } from './vmcs_insns.ts';
-import { vmreadField, vmwriteField } from './vmcs_access.ts';
+import { accessedVmcs, vmreadField, vmwriteField } from './vmcs_access.ts';
 import { vmFail } from './vmx_result.ts';
 import { VMX_RESULT } from './vmx_unit.ts';
 
@@ -32,10 +32,8 @@ export function executeVmxInsn(cpu: Cpu): number {
   if (insn.op === SYSOP.VMXON && !vmx.vmxon) return firstVmxon(cpu);
   // VM functions are not supported: the control cannot be set, so VMFUNC is UD everywhere.
   if (!vmx.vmxon || insn.op === SYSOP.VMFUNC || isRegisterForm(cpu)) return raise(cpu, VECTOR.UD);
-  if (vmx.nonRoot) {
-    vmxIntercepts(cpu);
-    return RUN.VMEXIT;
-  }
+  // What does not exit is VMREAD or VMWRITE of a shadow VMCS.
+  if (vmx.nonRoot && vmxIntercepts(cpu)) return RUN.VMEXIT;
   if (s[S.CPL] !== 0) return raiseGp(cpu);
   switch (insn.op) {
     case SYSOP.VMLAUNCH:
@@ -137,8 +135,8 @@ function vmreadInsn(cpu: Cpu): number {
 }
 
 function vmwriteInsn(cpu: Cpu): number {
-  const { insn, s, sys, vmx } = cpu;
-  if (vmx.currentVmcs === -1) return finish(cpu, VMX_RESULT.FAIL_INVALID);
+  const { insn, s, sys } = cpu;
+  if (accessedVmcs(cpu) === -1) return finish(cpu, VMX_RESULT.FAIL_INVALID);
   if (insn.rm < 0) {
     if (!loadOperand(cpu, 0, 8)) return RUN.FAULT;
   } else {

@@ -10,7 +10,7 @@ import { EXIT_REASON } from '../../../lib/x86/vmx/exit_reasons.ts';
 import type { Cpu } from '../cpu/cpu.ts';
 import { S } from '../cpu/state.ts';
 import { SYSOP } from '../cpu/sys_insn.ts';
-import { ioExits, rdmsrExits, wrmsrExits } from './bitmaps.ts';
+import { ioExits, rdmsrExits, vmreadExits, vmwriteExits, wrmsrExits } from './bitmaps.ts';
 import { vmxExit } from './exit.ts';
 import {
   displacement,
@@ -52,7 +52,7 @@ const SIMPLE: Readonly<Record<number, SimpleExit>> = {
   [SYSOP.WBINVD]:  { reason: EXIT_REASON.WBINVD, secondary: SECONDARY_EXEC.WBINVD_EXITING },
 };
 
-/** Instructions whose exits carry a displacement and VMX instruction information. */
+/** Instructions whose exits carry a displacement and VMX instruction information; all but VMREAD and VMWRITE always exit. */
 // prettier-ignore
 const VMX_OPERAND: Readonly<Record<number, number>> = {
   [SYSOP.VMCLEAR]: EXIT_REASON.VMCLEAR, [SYSOP.VMPTRLD]: EXIT_REASON.VMPTRLD, [SYSOP.VMPTRST]: EXIT_REASON.VMPTRST,
@@ -85,8 +85,16 @@ export function vmxIntercepts(cpu: Cpu): boolean {
     return insnExit(cpu, simple, 0, 0);
   }
   const reason = VMX_OPERAND[insn.op];
-  if (reason !== undefined) return operandExit(cpu, reason, vmxInsnInfo(insn));
+  if (reason !== undefined) return !isShadowed(cpu) && operandExit(cpu, reason, vmxInsnInfo(insn));
   return otherIntercepts(cpu);
+}
+
+/** VMREAD or VMWRITE that goes to the shadow VMCS without an exit. */
+function isShadowed(cpu: Cpu): boolean {
+  const { insn, s } = cpu;
+  const at = S.GPR + 2 * insn.reg;
+  if (insn.op === SYSOP.VMREAD) return !vmreadExits(cpu, s[at]!, s[at + 1]!);
+  return insn.op === SYSOP.VMWRITE && !vmwriteExits(cpu, s[at]!, s[at + 1]!);
 }
 
 function insnExit(cpu: Cpu, reason: number, qualLo: number, qualHi: number): true {

@@ -2,7 +2,7 @@
 /**
  * VMREAD and VMWRITE. SDM, "VMREAD — Read Field from Virtual-Machine Control Structure" and "VMWRITE". `vmreadField` and
  * `vmwriteField` are the instructions with all their outcomes; the typed accessors are for L0's TypeScript, where a
- * failure is L0's bug.
+ * failure is L0's bug. Error numbers go to the current VMCS also when the access was to a shadow VMCS.
  */
 import {
   VMCS_WIDTH,
@@ -18,6 +18,7 @@ import { spend } from '../cost/ledger.ts';
 import { COST } from '../cost/points.ts';
 import type { Cpu } from '../cpu/cpu.ts';
 import { SanitizerError } from '../errors.ts';
+import { linkedVmcs } from './vmcs_active.ts';
 import { VMCS_EPOCH_SHIFT, VMCS_STATE, VMCS_WORD, vmcsEffects } from './vmcs_layout.ts';
 import { vmFail } from './vmx_result.ts';
 import { VMX_RESULT } from './vmx_unit.ts';
@@ -33,13 +34,21 @@ function component(cpu: Cpu, field: number): number {
   return (cpu.vmx.caps.fieldWord[full] ?? -1) === -1 ? -1 : full;
 }
 
+/** Word of the VMCS that VMREAD and VMWRITE access: the current one, in non-root operation the linked one; -1: none. */
+export function accessedVmcs(cpu: Cpu): number {
+  const { vmx } = cpu;
+  if (vmx.currentVmcs === -1) return -1;
+  return vmx.nonRoot ? linkedVmcs(cpu) : vmx.base;
+}
+
 /** VMREAD of an encoding into out[0] (low), out[1] (high). Spends; RESULT as the instruction has it. */
 export function vmreadField(cpu: Cpu, field: number, out: Int32Array): number {
   spend(cpu, COST.VMREAD);
-  if (cpu.vmx.currentVmcs === -1) return VMX_RESULT.FAIL_INVALID;
+  const base = accessedVmcs(cpu);
+  if (base === -1) return VMX_RESULT.FAIL_INVALID;
   const full = component(cpu, field);
   if (full === -1) return vmFail(cpu, VMXERR.UNSUPPORTED_VMCS_COMPONENT);
-  const at = cpu.vmx.base + cpu.vmx.caps.fieldWord[full]!;
+  const at = base + cpu.vmx.caps.fieldWord[full]!;
   const wide = (vmcsFieldWidth(full) & 1) === 1;
   const { i32 } = cpu.mem;
   if ((field & VMCS_ACCESS_HIGH) !== 0) {
@@ -55,11 +64,12 @@ export function vmreadField(cpu: Cpu, field: number, out: Int32Array): number {
 /** VMWRITE of a value to an encoding. Spends; RESULT as the instruction has it. */
 export function vmwriteField(cpu: Cpu, field: number, lo: number, hi: number): number {
   spend(cpu, COST.VMWRITE);
-  if (cpu.vmx.currentVmcs === -1) return VMX_RESULT.FAIL_INVALID;
+  const base = accessedVmcs(cpu);
+  if (base === -1) return VMX_RESULT.FAIL_INVALID;
   const full = component(cpu, field);
   if (full === -1) return vmFail(cpu, VMXERR.UNSUPPORTED_VMCS_COMPONENT);
   if (isReadOnly(cpu, full)) return vmFail(cpu, VMXERR.VMWRITE_READ_ONLY_VMCS_COMPONENT);
-  store(cpu, field, full, lo, hi);
+  store(cpu, base, field, full, lo, hi);
   return VMX_RESULT.SUCCEED;
 }
 
@@ -69,9 +79,9 @@ function isReadOnly(cpu: Cpu, full: number): boolean {
   return (cpu.vmx.caps.misc & VMX_MISC.VMWRITE_SHADOW_RO_FIELDS) === 0;
 }
 
-function store(cpu: Cpu, field: number, full: number, lo: number, hi: number): void {
+/** `base`: the word of the VMCS; `full`: the field without its access-type bit. */
+function store(cpu: Cpu, base: number, field: number, full: number, lo: number, hi: number): void {
   const { i32 } = cpu.mem;
-  const { base } = cpu.vmx;
   const at = base + cpu.vmx.caps.fieldWord[full]!;
   const width = vmcsFieldWidth(full);
   if (field !== full) i32[at + 1] = lo;
@@ -144,7 +154,7 @@ export function vmwritePair(cpu: Cpu, field: number, lo: number, hi: number): vo
   if (isReadOnly(cpu, full)) {
     throw new SanitizerError(`CPU ${cpu.id}: VMWRITE of field ${hex(field)}, which is read-only`);
   }
-  store(cpu, field, full, lo, hi);
+  store(cpu, cpu.vmx.base, field, full, lo, hi);
 }
 
 /** Write a 16- or 32-bit field, or a wider one whose bits 63:32 become 0. */

@@ -5,11 +5,13 @@
  */
 import { pfn } from '../../../lib/x86/addr.ts';
 import { hex } from '../../../lib/x86/bits.ts';
-import { CPU_BASED, PIN_BASED } from '../../../lib/x86/vmx/controls.ts';
+import { CPU_BASED, PIN_BASED, SECONDARY_EXEC } from '../../../lib/x86/vmx/controls.ts';
 import { VMCS_CTRL } from '../../../lib/x86/vmx/vmcs_ctrl.ts';
+import { VMCS_GUEST } from '../../../lib/x86/vmx/vmcs_guest.ts';
 import type { Cpu } from '../cpu/cpu.ts';
 import { SanitizerError } from '../errors.ts';
 import { FRAME } from '../memory/frames.ts';
+import { secondaryControls } from './check_controls.ts';
 import { vmcsEpochWord, vmcsWord } from './vmcs_layout.ts';
 import * as W from './words.ts';
 
@@ -19,17 +21,21 @@ interface AddressField {
   readonly epoch: number;
 }
 
-const field = (name: keyof typeof VMCS_CTRL): AddressField => ({
+const named = (name: string, encoding: number): AddressField => ({
   name,
-  word: vmcsWord(VMCS_CTRL[name]),
-  epoch: vmcsEpochWord(VMCS_CTRL[name]),
+  word: vmcsWord(encoding),
+  epoch: vmcsEpochWord(encoding),
 });
+const field = (name: keyof typeof VMCS_CTRL): AddressField => named(name, VMCS_CTRL[name]);
 
 const IO_A = field('IO_BITMAP_A');
 const IO_B = field('IO_BITMAP_B');
 const MSR_BITMAP = field('MSR_BITMAP');
 const VAPIC = field('VIRTUAL_APIC_PAGE_ADDR');
 const POSTED_INTR = field('POSTED_INTR_DESC_ADDR');
+const VMREAD_BITMAP = field('VMREAD_BITMAP');
+const VMWRITE_BITMAP = field('VMWRITE_BITMAP');
+const LINK_POINTER = named('VMCS_LINK_POINTER', VMCS_GUEST.VMCS_LINK_POINTER);
 const MSR_STORE = field('VM_EXIT_MSR_STORE_ADDR');
 const MSR_LOAD = field('VM_EXIT_MSR_LOAD_ADDR');
 const ENTRY_LOAD = field('VM_ENTRY_MSR_LOAD_ADDR');
@@ -50,6 +56,11 @@ export function checkVmcsFrames(cpu: Cpu): void {
   if ((cpuBased & CPU_BASED.USE_MSR_BITMAPS) !== 0) checkField(cpu, MSR_BITMAP);
   if ((cpuBased & CPU_BASED.TPR_SHADOW) !== 0) checkField(cpu, VAPIC);
   if ((i32[base + W.PIN]! & PIN_BASED.POSTED_INTR) !== 0) checkField(cpu, POSTED_INTR);
+  if ((secondaryControls(cpu) & SECONDARY_EXEC.SHADOW_VMCS) !== 0) {
+    checkField(cpu, VMREAD_BITMAP);
+    checkField(cpu, VMWRITE_BITMAP);
+    checkField(cpu, LINK_POINTER);
+  }
   if (i32[base + W.EXIT_MSR_STORE_COUNT] !== 0) checkField(cpu, MSR_STORE);
   if (i32[base + W.EXIT_MSR_LOAD_COUNT] !== 0) checkField(cpu, MSR_LOAD);
   if (i32[base + W.ENTRY_MSR_LOAD_COUNT] !== 0) checkField(cpu, ENTRY_LOAD);

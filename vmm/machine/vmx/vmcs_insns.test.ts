@@ -2,6 +2,7 @@
 /** VMXON, VMXOFF, VMCLEAR, VMPTRLD, VMPTRST, VMLAUNCH, VMRESUME: outcomes and error numbers. SDM, the VMX instruction reference. */
 import { describe, expect, it } from 'vitest';
 import { CR4 } from '../../../lib/x86/registers.ts';
+import { SECONDARY_EXEC } from '../../../lib/x86/vmx/controls.ts';
 import { EXIT_REASON } from '../../../lib/x86/vmx/exit_reasons.ts';
 import { VMXERR } from '../../../lib/x86/vmx/insn_errors.ts';
 import { setReg } from '../cpu/regs.ts';
@@ -103,9 +104,11 @@ describe('VMCLEAR and VMPTRLD', () => {
 
   it('a shadow-VMCS indicator is an incorrect revision without VMCS shadowing', () => {
     const box = on();
+    const { vmx } = box.cpu;
+    const secondary = { ...vmx.caps.secondary, may1: vmx.caps.secondary.may1 & ~SECONDARY_EXEC.SHADOW_VMCS };
+    Object.assign(vmx, { caps: { ...vmx.caps, secondary } });
     vmptrld(box.cpu, AT.VMCS2);
-    box.word(AT.VMCS, box.cpu.vmx.caps.revision | 0x8000_0000);
-    expect(vmptrld(box.cpu, AT.VMCS)).toBe(RESULT.FAIL_VALID);
+    expect(vmptrld(box.cpu, AT.SHADOW)).toBe(RESULT.FAIL_VALID);
     expect(box.error()).toBe(VMXERR.VMPTRLD_INCORRECT_VMCS_REVISION_ID);
   });
 

@@ -5,15 +5,15 @@
  */
 import { MSR } from '../../../lib/x86/msr.ts';
 import { CR4 } from '../../../lib/x86/registers.ts';
-import { hex } from '../../../lib/x86/bits.ts';
-import { pfn } from '../../../lib/x86/addr.ts';
+import { SECONDARY_EXEC } from '../../../lib/x86/vmx/controls.ts';
 import { VMXERR } from '../../../lib/x86/vmx/insn_errors.ts';
 import { spend } from '../cost/ledger.ts';
 import { COST } from '../cost/points.ts';
 import type { Cpu } from '../cpu/cpu.ts';
 import { S } from '../cpu/state.ts';
 import { BugError, SanitizerError } from '../errors.ts';
-import { VMCS_STATE, VMCS_WORD } from './vmcs_layout.ts';
+import { activateVmcs, checkActive } from './vmcs_active.ts';
+import { VMCS_REVISION, VMCS_STATE, VMCS_WORD } from './vmcs_layout.ts';
 import { vmFail } from './vmx_result.ts';
 import { VMX_RESULT } from './vmx_unit.ts';
 
@@ -33,7 +33,7 @@ function assertRoot(cpu: Cpu, name: string): void {
     throw new SanitizerError(`CPU ${cpu.id}: ${name} outside of VMX root operation`);
 }
 
-/** VMXON. FAIL_INVALID: bad address or revision. In VMX root operation already: error 15. */
+/** VMXON. FAIL_INVALID: bad address, or the first word is not the revision with bit 31 clear. In VMX root operation already: error 15. */
 export function vmxon(cpu: Cpu, pa: number): number {
   spend(cpu, COST.VMXON);
   const { vmx } = cpu;
@@ -77,40 +77,28 @@ export function vmclear(cpu: Cpu, pa: number): number {
   return VMX_RESULT.SUCCEED;
 }
 
-/** VMPTRLD: the VMCS at `pa` becomes current and active. */
+/** The processor has shadow VMCSs. */
+function hasShadowing({ vmx }: Cpu): boolean {
+  return (vmx.caps.secondary.may1 & SECONDARY_EXEC.SHADOW_VMCS) !== 0;
+}
+
+/** VMPTRLD: the VMCS at `pa`, ordinary or shadow, becomes current and active. */
 export function vmptrld(cpu: Cpu, pa: number): number {
   assertRoot(cpu, 'VMPTRLD');
   spend(cpu, COST.VMPTRLD);
   const { vmx } = cpu;
   if (!isValidPointer(cpu, pa)) return vmFail(cpu, VMXERR.VMPTRLD_INVALID_ADDRESS);
   if (pa === vmx.vmxonPtr) return vmFail(cpu, VMXERR.VMPTRLD_VMXON_POINTER);
-  // Bit 31 would ask for a shadow VMCS, which the processor does not have.
-  if (revisionAt(cpu, pa) !== vmx.caps.revision)
+  const revision = revisionAt(cpu, pa);
+  const typeOk = (revision & VMCS_REVISION.SHADOW) === 0 || hasShadowing(cpu);
+  if ((revision & VMCS_REVISION.ID_MASK) !== vmx.caps.revision || !typeOk)
     return vmFail(cpu, VMXERR.VMPTRLD_INCORRECT_VMCS_REVISION_ID);
   const base = pa >>> 2;
-  checkActive(cpu, base, 'VMPTRLD');
-  const { i32 } = cpu.mem;
-  if ((i32[base + VMCS_WORD.STATE]! & VMCS_STATE.MAGIC_MASK) !== VMCS_STATE.MAGIC) {
-    // Nobody has cleared it: the SDM leaves the launch state undefined, ours is clear with nothing checked.
-    i32[base + VMCS_WORD.STATE] = VMCS_STATE.MAGIC;
-  }
-  i32[base + VMCS_WORD.ACTIVE] = cpu.id + 1;
+  activateVmcs(cpu, base, 'VMPTRLD');
   vmx.currentVmcs = pa;
   vmx.base = base;
   vmx.vmcsEpoch = cpu.frames.epoch[pa >>> 12]!;
   return VMX_RESULT.SUCCEED;
-}
-
-/** A VMCS must not be active on two processors. SDM, "Software Use of the VMCS Region and Related Structures". */
-function checkActive(cpu: Cpu, base: number, insn: string): void {
-  const { i32 } = cpu.mem;
-  const active = i32[base + VMCS_WORD.ACTIVE]!;
-  if (active === 0 || active === cpu.id + 1 || active > 32 || active < 0) return;
-  if ((i32[base + VMCS_WORD.STATE]! & VMCS_STATE.MAGIC_MASK) !== VMCS_STATE.MAGIC) return;
-  const story = cpu.frames.story(pfn(base >>> 10));
-  throw new SanitizerError(
-    `CPU ${cpu.id}: ${insn} of the VMCS at ${hex(base * 4)}, which is active on CPU ${active - 1} (${story})`,
-  );
 }
 
 /** VMPTRST: the current-VMCS pointer, -1 if there is none (all 64 bits ones). */

@@ -17,10 +17,17 @@ export const VMCS_REGION_BYTES = 4096;
 /** Words of the region that are not fields. */
 // prettier-ignore
 export const VMCS_WORD = {
-  REVISION: 0,   // Bits 30:0 revision identifier, bit 31 shadow-VMCS indicator
+  REVISION: 0,   // VMCS_REVISION
   ABORT:    1,   // VMX-abort indicator
   STATE:    2,   // VMCS_STATE bits under VMCS_STATE.MAGIC
   ACTIVE:   3,   // 1 + id of the CPU on which the VMCS is active, 0: on none
+} as const;
+
+/** Parts of the REVISION word. SDM, "Format of the VMCS Region". */
+// prettier-ignore
+export const VMCS_REVISION = {
+  ID_MASK: 0x7fff_ffff,
+  SHADOW:  0x8000_0000, // Shadow-VMCS indicator
 } as const;
 
 /** Bits of the hidden STATE word; without the magic nobody has cleared the VMCS yet and all bits count as 0. */
@@ -52,6 +59,7 @@ export const VMCS_ADDRESS_FIELDS: readonly number[] = [
   VMCS_CTRL.IO_BITMAP_A, VMCS_CTRL.IO_BITMAP_B, VMCS_CTRL.MSR_BITMAP, VMCS_CTRL.VM_EXIT_MSR_STORE_ADDR,
   VMCS_CTRL.VM_EXIT_MSR_LOAD_ADDR, VMCS_CTRL.VM_ENTRY_MSR_LOAD_ADDR, VMCS_CTRL.VIRTUAL_APIC_PAGE_ADDR,
   VMCS_CTRL.APIC_ACCESS_ADDR, VMCS_CTRL.POSTED_INTR_DESC_ADDR, VMCS_CTRL.PML_ADDRESS, VMCS_CTRL.EPT_POINTER,
+  VMCS_CTRL.VMREAD_BITMAP, VMCS_CTRL.VMWRITE_BITMAP, VMCS_GUEST.VMCS_LINK_POINTER,
 ];
 
 interface Layout {

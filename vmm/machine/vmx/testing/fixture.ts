@@ -21,6 +21,7 @@ import { createMachine, type Machine } from '../../machine.ts';
 import { vmlaunch, vmresume } from '../entry.ts';
 import { vmread32, vmwrite32, vmwriteNum } from '../vmcs_access.ts';
 import { vmclear, vmptrld, vmxon } from '../vmcs_insns.ts';
+import { VMCS_REVISION } from '../vmcs_layout.ts';
 import { vmxExit } from '../exit.ts';
 import { VMX_RESULT } from '../vmx_unit.ts';
 import { EXIT_MSR_LOAD_COUNT, EXIT_MSR_STORE_COUNT } from '../words.ts';
@@ -34,6 +35,7 @@ export const AT = {
   IDT: RAM_BASE + 0xb000, TSS: RAM_BASE + 0xc000, MSR_LIST: RAM_BASE + 0xd000, STACK_TOP: RAM_BASE + 0xf000,
   CODE: RAM_BASE + 0x1_0000, DATA: RAM_BASE + 0x1_1000, HANDLER: RAM_BASE + 0x1_2000, VMCS2: RAM_BASE + 0x1_3000,
   SPARE: RAM_BASE + 0x1_4000, EPT_PD: RAM_BASE + 0x1_5000, EPT_PT: RAM_BASE + 0x1_6000,
+  SHADOW: RAM_BASE + 0x1_7000, VMREAD_BITMAP: RAM_BASE + 0x1_8000, VMWRITE_BITMAP: RAM_BASE + 0x1_9000,
 } as const;
 
 export const SEL = { CS: 0x08, DS: 0x10, TSS: 0x28, USER_CS: 0x23, USER_DS: 0x1b } as const;
@@ -66,6 +68,7 @@ export class VmxBox {
       tss: { selector: SEL.TSS, base: AT.TSS },
     });
     for (const region of [AT.VMXON, AT.VMCS, AT.VMCS2]) this.word(region, cpu.vmx.caps.revision);
+    this.word(AT.SHADOW, cpu.vmx.caps.revision | VMCS_REVISION.SHADOW);
   }
 
   /** VMXON, VMCLEAR, VMPTRLD, and a VMCS that can be entered. */
@@ -207,6 +210,7 @@ export class VmxBox {
     this.write(VMCS_CTRL.VIRTUAL_PROCESSOR_ID, 1).write(VMCS_CTRL.EPT_POINTER, EPTP);
     this.write(VMCS_CTRL.MSR_BITMAP, AT.MSR_BITMAP);
     this.write(VMCS_CTRL.IO_BITMAP_A, AT.IO_BITMAP_A).write(VMCS_CTRL.IO_BITMAP_B, AT.IO_BITMAP_B);
+    this.write(VMCS_CTRL.VMREAD_BITMAP, AT.VMREAD_BITMAP).write(VMCS_CTRL.VMWRITE_BITMAP, AT.VMWRITE_BITMAP);
     this.write(VMCS_CTRL.VIRTUAL_APIC_PAGE_ADDR, AT.VAPIC);
     this.write(VMCS_CTRL.VM_EXIT_MSR_LOAD_ADDR, AT.MSR_LIST).write(
       VMCS_CTRL.VM_EXIT_MSR_STORE_ADDR,
