@@ -89,6 +89,14 @@ export const TERTIARY_EXEC = {
   VIRTUALIZE_IA32_SPEC_CTRL:   0x0000_0080,
 } as const;
 
+/** VM-function controls: bits 31:0 of a 64-bit field; bit n enables VM function n. SDM, "VM-Function Controls". */
+// prettier-ignore
+export const VMX_VMFUNC = {
+  EPTP_SWITCHING: 0x0000_0001,
+} as const;
+/** EPTPs in the 4-KByte page at the EPTP-list address. */
+export const VMFUNC_EPTP_ENTRIES = 512;
+
 /** Primary VM-exit controls. */
 // prettier-ignore
 export const VM_EXIT = {

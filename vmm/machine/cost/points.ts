@@ -32,6 +32,7 @@ export const COST = {
   USER_SPIN: 70,       // one turn of a userspace polling loop
   USER_ACCESS: 71,     // one access of userspace to its own memory
   HYPERCALL: 72,
+  VMFUNC: 73,          // EPTP switching
 } as const;
 
 export type CostPoint = (typeof COST)[keyof typeof COST];

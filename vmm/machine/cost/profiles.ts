@@ -68,6 +68,7 @@ const VIRT_PRICES: Readonly<Partial<Record<CostName, PriceRow>>> = {
   VMPTRLD:        [200, 200, '[R/I] 100-300'],
   VMCLEAR:        [200, 200, '[R/I] 100-300'],
   VMXON:          [200, 200, '[I]'],
+  VMFUNC:         [134, 134, '[R] EPTP switching with VPID; AMD has none'],
   INVVPID_ADDR:   [150, 150, '[I] 100-500; AMD: INVLPGA'],
   INVVPID_SINGLE: [200, 150, '[I] 100-500; AMD: TLB_CONTROL'],
   INVVPID_ALL:    [300, 150, '[I] 200-700'],

@@ -152,7 +152,7 @@ export function invept(cpu: Cpu, type: number, eptp: number): void {
   else note(cpu, FLUSH.INVEPT_ALL, -1, dropEp4ta(mmu, ANY));
 }
 
-/** VM entry or VM exit with "enable VPID" = 0: linear and combined mappings of VPID 0000H. */
+/** VM entry, VM exit or EPTP switching with "enable VPID" = 0: linear and combined mappings of VPID 0000H. */
 export function vmxTransitionFlush(cpu: Cpu): void {
   note(cpu, FLUSH.VMX_TRANSITION, 0, dropContext(cpu.mmu, 0, ANY));
 }

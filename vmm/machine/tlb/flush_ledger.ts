@@ -12,7 +12,7 @@ export const FLUSH = {
   INVPCID_ADDR: 4, INVPCID_SINGLE: 5, INVPCID_ALL_GLOBAL: 6, INVPCID_ALL: 7,
   INVVPID_ADDR: 8, INVVPID_SINGLE: 9, INVVPID_ALL: 10, INVVPID_SINGLE_RETAIN: 11,
   INVEPT_SINGLE: 12, INVEPT_ALL: 13,
-  VMX_TRANSITION: 14, // VM entry or exit without VPID
+  VMX_TRANSITION: 14, // VM entry, VM exit or EPTP switching without VPID
   PAGE_FAULT: 15,     // the drop that a page fault implies
   EPT_VIOLATION: 16,  // the drop that an EPT violation implies
   RESET: 17,

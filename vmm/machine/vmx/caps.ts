@@ -12,7 +12,14 @@ import {
   VMX_MSR,
   VMX_VPID_CAP_HI,
 } from '../../../lib/x86/vmx/capability_msrs.ts';
-import { CPU_BASED, PIN_BASED, SECONDARY_EXEC, VM_ENTRY, VM_EXIT } from '../../../lib/x86/vmx/controls.ts';
+import {
+  CPU_BASED,
+  PIN_BASED,
+  SECONDARY_EXEC,
+  VM_ENTRY,
+  VM_EXIT,
+  VMX_VMFUNC,
+} from '../../../lib/x86/vmx/controls.ts';
 import { VMCS_ENCODING_LIMIT, vmcsFieldIndex } from '../../../lib/x86/vmx/field.ts';
 import { vmcsFieldNeeds } from './field_support.ts';
 import { VMCS_REGION_BYTES, vmcsWord } from './vmcs_layout.ts';
@@ -35,6 +42,8 @@ export interface VmxCaps {
   readonly misc: number;
   readonly eptCap: number;
   readonly vpidCapHi: number;
+  /** VM functions, bits 31:0. */
+  readonly vmfunc: number;
   readonly cr0Fixed0: number;
   readonly cr0Fixed1: number;
   readonly cr4Fixed0: number;
@@ -100,6 +109,7 @@ const SECONDARY = controlCaps(
     'VIRTUAL_INTR_DELIVERY',
     'RDRAND_EXITING',
     'ENABLE_INVPCID',
+    'ENABLE_VMFUNC',
     'SHADOW_VMCS',
     'RDSEED_EXITING',
   ]),
@@ -128,6 +138,7 @@ const EPT_CAP = allOf(VMX_EPT_CAP, [
   'EXTENT_GLOBAL_BIT',
 ]);
 const VPID_CAP_HI = allOf(VMX_VPID_CAP_HI, Object.keys(VMX_VPID_CAP_HI));
+const VMFUNC = allOf(VMX_VMFUNC, Object.keys(VMX_VMFUNC));
 const CR0_FIXED0 = CR0.PE | CR0.NE | CR0.PG;
 const CR4_FIXED1 = without(CR4, ['UMIP', 'LA57', 'SMXE', 'CET', 'PKS']);
 
@@ -174,6 +185,7 @@ function msrTable(fieldWord: Int16Array): Map<number, readonly [number, number]>
     [VMX_MSR.IA32_VMX_TRUE_PROCBASED_CTLS, [CPU.must1, CPU.may1]],
     [VMX_MSR.IA32_VMX_TRUE_EXIT_CTLS, [EXIT.must1, EXIT.may1]],
     [VMX_MSR.IA32_VMX_TRUE_ENTRY_CTLS, [ENTRY.must1, ENTRY.may1]],
+    [VMX_MSR.IA32_VMX_VMFUNC, [VMFUNC, 0]],
   ]);
 }
 
@@ -191,6 +203,7 @@ export function skylakeVmxCaps(): VmxCaps {
     misc: MISC,
     eptCap: EPT_CAP,
     vpidCapHi: VPID_CAP_HI,
+    vmfunc: VMFUNC,
     cr0Fixed0: CR0_FIXED0 | 0,
     cr0Fixed1: -1,
     cr4Fixed0: CR4.VMXE,

@@ -43,6 +43,7 @@ const both =
 const field = (name: number, value: number) => (box: VmxBox) => box.write(name, value);
 const delivery = both(cpuBased(CPU_BASED.TPR_SHADOW), secondary(SECONDARY_EXEC.VIRTUAL_INTR_DELIVERY));
 const posted = both(delivery, pin(PIN_BASED.POSTED_INTR), field(C.POSTED_INTR_DESC_ADDR, AT.DATA));
+const eptpSwitching = both(secondary(SECONDARY_EXEC.ENABLE_VMFUNC), field(C.VM_FUNCTION_CONTROL, 1));
 const handled = (box: VmxBox): void => {
   for (let vector = 0; vector < 256; vector++) box.gate(vector, AT.HANDLER);
 };
@@ -124,6 +125,21 @@ const ROWS: readonly CheckRow[] = [
   { section: EXEC, rule: 'unrestricted guest needs EPT', expected: 'unrestricted guest needs EPT',
     valid: secondary(SECONDARY_EXEC.UNRESTRICTED_GUEST),
     invalid: secondary(SECONDARY_EXEC.UNRESTRICTED_GUEST, SECONDARY_EXEC.ENABLE_EPT) },
+  { section: EXEC, rule: 'reserved VM-function controls', expected: 'VM-function controls: reserved bits',
+    valid: field(C.VM_FUNCTION_CONTROL, 2),
+    invalid: both(secondary(SECONDARY_EXEC.ENABLE_VMFUNC), field(C.VM_FUNCTION_CONTROL, 2)) },
+  { section: EXEC, rule: 'VM-function controls 63:32 are reserved', expected: 'VM-function controls: reserved bits',
+    valid: both(secondary(SECONDARY_EXEC.ENABLE_VMFUNC), field(C.VM_FUNCTION_CONTROL, 1)),
+    invalid: both(secondary(SECONDARY_EXEC.ENABLE_VMFUNC), field(C.VM_FUNCTION_CONTROL, 2 ** 32)) },
+  { section: EXEC, rule: 'EPTP switching needs EPT', expected: 'EPTP switching needs EPT',
+    valid: secondary(SECONDARY_EXEC.ENABLE_VMFUNC, SECONDARY_EXEC.ENABLE_EPT),
+    invalid: both(secondary(SECONDARY_EXEC.ENABLE_VMFUNC, SECONDARY_EXEC.ENABLE_EPT), field(C.VM_FUNCTION_CONTROL, 1)) },
+  { section: EXEC, rule: 'the EPTP list is 4-KByte aligned', expected: 'EPTP-list address',
+    valid: both(secondary(SECONDARY_EXEC.ENABLE_VMFUNC), field(C.EPTP_LIST_ADDRESS, AT.EPTP_LIST + 8)),
+    invalid: both(eptpSwitching, field(C.EPTP_LIST_ADDRESS, AT.EPTP_LIST + 8)) },
+  { section: EXEC, rule: 'the EPTP list is within the physical-address width', expected: 'EPTP-list address',
+    valid: both(eptpSwitching, field(C.EPTP_LIST_ADDRESS, TOO_WIDE - 0x1000)),
+    invalid: both(eptpSwitching, field(C.EPTP_LIST_ADDRESS, TOO_WIDE)) },
   { section: EXEC, rule: 'the VMREAD bitmap is 4-KByte aligned', expected: 'VMREAD-bitmap address',
     valid: field(C.VMREAD_BITMAP, AT.VMREAD_BITMAP + 8),
     invalid: both(secondary(SECONDARY_EXEC.SHADOW_VMCS), field(C.VMREAD_BITMAP, AT.VMREAD_BITMAP + 8)) },

@@ -9,7 +9,14 @@ import {
   VMX_MISC_CR3_TARGET_COUNT_SHIFT,
   VMX_EPT_CAP,
 } from '../../../lib/x86/vmx/capability_msrs.ts';
-import { CPU_BASED, PIN_BASED, SECONDARY_EXEC, VM_EXIT, VMX_EPTP } from '../../../lib/x86/vmx/controls.ts';
+import {
+  CPU_BASED,
+  PIN_BASED,
+  SECONDARY_EXEC,
+  VM_EXIT,
+  VMX_EPTP,
+  VMX_VMFUNC,
+} from '../../../lib/x86/vmx/controls.ts';
 import { INTR_INFO, INTR_TYPE } from '../../../lib/x86/vmx/intr_info.ts';
 import { CR0 } from '../../../lib/x86/registers.ts';
 import { hasErrorCode } from '../../../lib/x86/exceptions.ts';
@@ -24,6 +31,7 @@ export function checkControls(cpu: Cpu): Broken {
     checkExecAddresses(cpu) ??
     checkApicVirtualization(cpu) ??
     checkEpt(cpu) ??
+    checkVmfunc(cpu) ??
     checkShadowBitmaps(cpu) ??
     checkExitControls(cpu) ??
     checkEntryControls(cpu)
@@ -113,13 +121,26 @@ function checkEpt(cpu: Cpu): Broken {
   return checkEptp(cpu, i32[base + W.EPTP]!, i32[base + W.EPTP + 1]!, caps.eptCap);
 }
 
+function checkVmfunc(cpu: Cpu): Broken {
+  const { base, caps } = cpu.vmx;
+  const { i32 } = cpu.mem;
+  const secondary = secondaryControls(cpu);
+  if ((secondary & SECONDARY_EXEC.ENABLE_VMFUNC) === 0) return null;
+  const functions = i32[base + W.VM_FUNCTION_CONTROL]!;
+  if (((functions & ~caps.vmfunc) | i32[base + W.VM_FUNCTION_CONTROL + 1]!) !== 0)
+    return 'VM-function controls: reserved bits';
+  if ((functions & VMX_VMFUNC.EPTP_SWITCHING) === 0) return null;
+  if ((secondary & SECONDARY_EXEC.ENABLE_EPT) === 0) return 'EPTP switching needs EPT';
+  return isPageField(cpu, W.EPTP_LIST) ? null : 'EPTP-list address';
+}
+
 function checkShadowBitmaps(cpu: Cpu): Broken {
   if ((secondaryControls(cpu) & SECONDARY_EXEC.SHADOW_VMCS) === 0) return null;
   if (!isPageField(cpu, W.VMREAD_BITMAP)) return 'VMREAD-bitmap address';
   return isPageField(cpu, W.VMWRITE_BITMAP) ? null : 'VMWRITE-bitmap address';
 }
 
-/** The EPTP as VM entry (and INVEPT) wants it. */
+/** The EPTP as VM entry (and INVEPT, and VMFUNC) wants it. */
 export function checkEptp(cpu: Cpu, lo: number, hi: number, eptCap: number): Broken {
   const type = lo & VMX_EPTP.MT_MASK;
   const typeBit =

@@ -6,7 +6,7 @@
 import { describe, expect, it } from 'vitest';
 import { MSR } from '../../../lib/x86/msr.ts';
 import { CR0, CR4, EFER, RFLAGS } from '../../../lib/x86/registers.ts';
-import { CPU_BASED, SECONDARY_EXEC, VM_ENTRY, VM_EXIT } from '../../../lib/x86/vmx/controls.ts';
+import { CPU_BASED, SECONDARY_EXEC, VM_ENTRY, VM_EXIT, VMX_VMFUNC } from '../../../lib/x86/vmx/controls.ts';
 import { EXIT_REASON as R } from '../../../lib/x86/vmx/exit_reasons.ts';
 import { INTR_TYPE } from '../../../lib/x86/vmx/intr_info.ts';
 import { VMCS_CTRL as C } from '../../../lib/x86/vmx/vmcs_ctrl.ts';
@@ -383,6 +383,14 @@ describe('use after free through the VMCS', () => {
       set: (b: VmxBox) => b.write(C.VM_ENTRY_MSR_LOAD_COUNT, 1),
     },
     { name: 'VMREAD_BITMAP', page: AT.VMREAD_BITMAP, set: shadowing },
+    {
+      name: 'EPTP_LIST_ADDRESS',
+      page: AT.EPTP_LIST,
+      set: (b: VmxBox) =>
+        b
+          .change(C.SECONDARY_VM_EXEC_CONTROL, SECONDARY_EXEC.ENABLE_VMFUNC)
+          .write(C.VM_FUNCTION_CONTROL, VMX_VMFUNC.EPTP_SWITCHING),
+    },
     { name: 'VMWRITE_BITMAP', page: AT.VMWRITE_BITMAP, set: shadowing },
     {
       name: 'VMCS_LINK_POINTER',

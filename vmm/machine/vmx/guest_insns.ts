@@ -18,6 +18,7 @@ import { vmxIntercepts } from './intercepts.ts';
 import { inveptPair, vmxInvvpid } from './invalidate_insns.ts';
 import { vmclear, vmptrld, vmptrst, vmxoff, vmxon } from './vmcs_insns.ts';
 import { accessedVmcs, vmreadField, vmwriteField } from './vmcs_access.ts';
+import { executeVmfunc } from './vmfunc.ts';
 import { vmFail } from './vmx_result.ts';
 import { VMX_RESULT } from './vmx_unit.ts';
 
@@ -30,8 +31,8 @@ const TWO_32 = 0x1_0000_0000;
 export function executeVmxInsn(cpu: Cpu): number {
   const { insn, vmx, s } = cpu;
   if (insn.op === SYSOP.VMXON && !vmx.vmxon) return firstVmxon(cpu);
-  // VM functions are not supported: the control cannot be set, so VMFUNC is UD everywhere.
-  if (!vmx.vmxon || insn.op === SYSOP.VMFUNC || isRegisterForm(cpu)) return raise(cpu, VECTOR.UD);
+  if (insn.op === SYSOP.VMFUNC) return executeVmfunc(cpu);
+  if (!vmx.vmxon || isRegisterForm(cpu)) return raise(cpu, VECTOR.UD);
   // What does not exit is VMREAD or VMWRITE of a shadow VMCS.
   if (vmx.nonRoot && vmxIntercepts(cpu)) return RUN.VMEXIT;
   if (s[S.CPL] !== 0) return raiseGp(cpu);

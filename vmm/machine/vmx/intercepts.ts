@@ -97,7 +97,8 @@ function isShadowed(cpu: Cpu): boolean {
   return insn.op === SYSOP.VMWRITE && !vmwriteExits(cpu, s[at]!, s[at + 1]!);
 }
 
-function insnExit(cpu: Cpu, reason: number, qualLo: number, qualHi: number): true {
+/** VM exit due to cpu.insn; true, so that checks can end with it. */
+export function insnExit(cpu: Cpu, reason: number, qualLo: number, qualHi: number): true {
   // SDM, "Saving RIP, RSP, RFLAGS, and SSP": exits due to instructions save RF as 0.
   cpu.s[S.RFLAGS_SYS] = cpu.s[S.RFLAGS_SYS]! & ~RFLAGS.RF;
   cpu.mem.i32[cpu.vmx.base + W.EXIT_INSN_LEN] = cpu.insn.length;

@@ -115,6 +115,13 @@ function loadNonRegisterState(cpu: Cpu): void {
   sys.pendingDebug = i32[base + W.GUEST_PENDING_DBG]!;
 }
 
+/** The EPTP of the VMCS takes force; mmuContextChanged() is the caller's. */
+export function loadEptp({ mmu, mem: { i32 }, vmx: { base } }: Cpu): void {
+  const eptp = i32[base + W.EPTP]!;
+  mmu.eptp = i32[base + W.EPTP + 1]! * 0x1_0000_0000 + (eptp >>> 0);
+  mmu.eptAd = (eptp & VMX_EPTP.AD_ENABLE_BIT) !== 0 ? 1 : 0;
+}
+
 /** Tags of the translations that the guest uses; without VPID, entry drops what VPID 0 has. */
 function loadTranslation(cpu: Cpu, secondary: number): void {
   const {
@@ -122,11 +129,7 @@ function loadTranslation(cpu: Cpu, secondary: number): void {
     mem: { i32 },
     vmx: { base },
   } = cpu;
-  if ((secondary & SECONDARY_EXEC.ENABLE_EPT) !== 0) {
-    const eptp = i32[base + W.EPTP]!;
-    mmu.eptp = i32[base + W.EPTP + 1]! * 0x1_0000_0000 + (eptp >>> 0);
-    mmu.eptAd = (eptp & VMX_EPTP.AD_ENABLE_BIT) !== 0 ? 1 : 0;
-  }
+  if ((secondary & SECONDARY_EXEC.ENABLE_EPT) !== 0) loadEptp(cpu);
   const tagged = (secondary & SECONDARY_EXEC.ENABLE_VPID) !== 0;
   mmu.vpid = tagged ? i32[base + W.VPID]! : 0;
   mmuContextChanged(cpu);

@@ -97,6 +97,11 @@ function store(cpu: Cpu, base: number, field: number, full: number, lo: number, 
   if (epochWord !== 0) i32[base + epochWord] = epochOf(cpu, i32[at]!, i32[at + 1]!);
 }
 
+/** The processor itself writes a field of the current VMCS. */
+export function vmcsStore(cpu: Cpu, field: number, lo: number, hi: number): void {
+  store(cpu, cpu.vmx.base, field, field, lo, hi);
+}
+
 /** Epoch of the frame that a physical address lies in; -1 outside of memory. */
 function epochOf(cpu: Cpu, lo: number, hi: number): number {
   return hi === 0 ? (cpu.frames.epoch[lo >>> 12] ?? -1) : -1;

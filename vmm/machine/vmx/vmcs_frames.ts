@@ -5,7 +5,7 @@
  */
 import { pfn } from '../../../lib/x86/addr.ts';
 import { hex } from '../../../lib/x86/bits.ts';
-import { CPU_BASED, PIN_BASED, SECONDARY_EXEC } from '../../../lib/x86/vmx/controls.ts';
+import { CPU_BASED, PIN_BASED, SECONDARY_EXEC, VMX_VMFUNC } from '../../../lib/x86/vmx/controls.ts';
 import { VMCS_CTRL } from '../../../lib/x86/vmx/vmcs_ctrl.ts';
 import { VMCS_GUEST } from '../../../lib/x86/vmx/vmcs_guest.ts';
 import type { Cpu } from '../cpu/cpu.ts';
@@ -33,6 +33,7 @@ const IO_B = field('IO_BITMAP_B');
 const MSR_BITMAP = field('MSR_BITMAP');
 const VAPIC = field('VIRTUAL_APIC_PAGE_ADDR');
 const POSTED_INTR = field('POSTED_INTR_DESC_ADDR');
+const EPTP_LIST = field('EPTP_LIST_ADDRESS');
 const VMREAD_BITMAP = field('VMREAD_BITMAP');
 const VMWRITE_BITMAP = field('VMWRITE_BITMAP');
 const LINK_POINTER = named('VMCS_LINK_POINTER', VMCS_GUEST.VMCS_LINK_POINTER);
@@ -56,7 +57,10 @@ export function checkVmcsFrames(cpu: Cpu): void {
   if ((cpuBased & CPU_BASED.USE_MSR_BITMAPS) !== 0) checkField(cpu, MSR_BITMAP);
   if ((cpuBased & CPU_BASED.TPR_SHADOW) !== 0) checkField(cpu, VAPIC);
   if ((i32[base + W.PIN]! & PIN_BASED.POSTED_INTR) !== 0) checkField(cpu, POSTED_INTR);
-  if ((secondaryControls(cpu) & SECONDARY_EXEC.SHADOW_VMCS) !== 0) {
+  const secondary = secondaryControls(cpu);
+  const functions = (secondary & SECONDARY_EXEC.ENABLE_VMFUNC) !== 0 ? i32[base + W.VM_FUNCTION_CONTROL]! : 0;
+  if ((functions & VMX_VMFUNC.EPTP_SWITCHING) !== 0) checkField(cpu, EPTP_LIST);
+  if ((secondary & SECONDARY_EXEC.SHADOW_VMCS) !== 0) {
     checkField(cpu, VMREAD_BITMAP);
     checkField(cpu, VMWRITE_BITMAP);
     checkField(cpu, LINK_POINTER);

@@ -36,6 +36,8 @@ export const EOI_EXIT_BITMAPS: readonly number[] = [
   vmcsWord(VMCS_CTRL.EOI_EXIT_BITMAP2),
   vmcsWord(VMCS_CTRL.EOI_EXIT_BITMAP3),
 ];
+export const VM_FUNCTION_CONTROL = vmcsWord(VMCS_CTRL.VM_FUNCTION_CONTROL);
+export const EPTP_LIST = vmcsWord(VMCS_CTRL.EPTP_LIST_ADDRESS);
 export const VMREAD_BITMAP = vmcsWord(VMCS_CTRL.VMREAD_BITMAP);
 export const VMWRITE_BITMAP = vmcsWord(VMCS_CTRL.VMWRITE_BITMAP);
 export const VPID = vmcsWord(VMCS_CTRL.VIRTUAL_PROCESSOR_ID);
