@@ -73,13 +73,16 @@ export const EPT_VIOLATION = {
   ASYNCHRONOUS:    0x1_0000, // Not caused by an instruction
 } as const;
 
-/** APIC-access exits. */
+/** APIC-access exits. The types are those of linear accesses. */
 // prettier-ignore
 export const APIC_ACCESS_QUAL = {
   OFFSET_MASK: 0x0fff,
   TYPE_MASK:   0xf000,
+  TYPE_READ:   0x0000,
+  TYPE_WRITE:  0x1000,
+  TYPE_FETCH:  0x2000,
+  TYPE_EVENT:  0x3000, // read or write during event delivery
 } as const;
-export const APIC_ACCESS_TYPE_SHIFT = 12;
 
 /** Task switches: the selector is in bits 15:0. */
 // prettier-ignore

@@ -7,7 +7,7 @@
 import type { Cpu } from './cpu.ts';
 import { FAST_TLB_ENTRIES } from '../layout.ts';
 import { ACCESS } from '../mmu/access.ts';
-import { translate } from '../mmu/translate.ts';
+import { translateAccess } from '../mmu/linear.ts';
 import { S } from './state.ts';
 
 const PAGE_MASK = -4096;
@@ -21,7 +21,7 @@ export function isFetchFast(cpu: Cpu, lo: number, hi: number): boolean {
 /** Host physical address of the instruction byte at (lo, hi), or -1 with cpu.fault set. */
 export function fetchAddress(cpu: Cpu, lo: number, hi: number): number {
   if (isFetchFast(cpu, lo, hi)) return (lo + cpu.fast.addend[(lo >>> 12) & (FAST_TLB_ENTRIES - 1)]!) | 0;
-  return translate(cpu, lo, hi, ACCESS.EXEC);
+  return translateAccess(cpu, lo, hi, 1, ACCESS.EXEC);
 }
 
 /** Ask the TLB again for the instruction at RIP, between two iterations; it lies in one page. False: cpu.fault is set. */

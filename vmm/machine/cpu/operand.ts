@@ -9,7 +9,7 @@ import type { DecodedInsn } from './decode/insn.ts';
 import { HIGH_BYTE } from './decode/ops.ts';
 import { FAST_TLB_ENTRIES, RAM_BASE } from '../layout.ts';
 import { ACCESS } from '../mmu/access.ts';
-import { translate } from '../mmu/translate.ts';
+import { translateAccess } from '../mmu/linear.ts';
 import { SCRATCH } from './regs.ts';
 import { S, SEG_WORDS, SEGN } from './state.ts';
 
@@ -71,12 +71,12 @@ export function prepare(cpu: Cpu, lo: number, hi: number, size: number, access: 
     setPrepared(s, (lo + cpu.fast.addend[(lo >>> 12) & (FAST_TLB_ENTRIES - 1)]!) | 0, size);
     return true;
   }
-  const hpa = translate(cpu, lo, hi, access);
+  const hpa = translateAccess(cpu, lo, hi, size, access);
   if (hpa < 0) return false;
   let second = 0;
   if (head < size) {
     const next = (lo + head) | 0;
-    second = translate(cpu, next, (next === 0 ? hi + 1 : hi) | 0, access);
+    second = translateAccess(cpu, next, (next === 0 ? hi + 1 : hi) | 0, size, access);
     if (second < 0) return false;
   }
   s[SCRATCH.HEAD] = head;

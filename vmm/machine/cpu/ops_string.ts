@@ -14,6 +14,7 @@ import { arithFlags, FLAG_OP } from './flags.ts';
 import { RAM_BASE } from '../layout.ts';
 import { ACCESS } from '../mmu/access.ts';
 import { translate } from '../mmu/translate.ts';
+import { isApicAccessPage } from '../vmx/apic_access.ts';
 import { setLazy, subtract } from './ops_alu.ts';
 import {
   addSegmentBase,
@@ -153,6 +154,7 @@ function runOf(cpu: Cpu, x: DecodedInsn, deadline: number): number {
   if (from < 0) return -1;
   const to = elementAddress(cpu, x, RDI, ACCESS.WRITE);
   if (to < 0) return -1;
+  if (isApicAccessPage(cpu, from) || isApicAccessPage(cpu, to)) return iterate(cpu, x) ? 1 : -1;
   const isPlain = isRam(cpu, from, x.size) && isRam(cpu, to, x.size) && !cpu.code.hasCode(to >>> 12);
   const room = Math.min(moves ? roomInPage(from, x.size) : Infinity, roomInPage(to, x.size));
   const limit = Math.min(remaining(s, x), Math.max(1, Math.ceil(deadline - cpu.clock[0]!)), room);

@@ -128,12 +128,12 @@ function refuse(cpu: Cpu, p: number, lo: number, hi: number, kind: number): numb
 
 /** Walk and go on in WebAssembly, once the CPU has missed often enough for that to be worth its compilation. */
 function quickRun(cpu: Cpu, p: number, lo: number, hi: number, access: number, deadline: number): number {
-  const { quick, clock, frames } = cpu;
+  const { quick, clock, frames, mmu } = cpu;
   if (quick === undefined) {
     if (++cpu.misses === QUICK_AFTER) cpu.quick = makeQuickRun(cpu);
     return QUICK.NO;
   }
-  if (cpu.mmu.check !== 'off' || !Number.isInteger(clock[0])) return QUICK.NO;
+  if (mmu.check !== 'off' || mmu.apicAccessPage !== -1 || !Number.isInteger(clock[0])) return QUICK.NO;
   const left = Math.min(Math.max(Math.ceil(deadline - clock[0]!), 1), MAX_RUN);
   cpu.s[SCRATCH.AT] = p;
   return quick(p, lo, hi, access, frames.managed ? frames.retirements : -1, left);

@@ -69,6 +69,7 @@ export const FAULT = {
   EXCEPTION:     1, // vector, errorCode; crLo/crHi for PF
   EPT_VIOLATION: 2, // qualification, gpa, linear address
   EPT_MISCONFIG: 3, // gpa
+  APIC_ACCESS:   4, // qualification
 } as const;
 
 /** Fault of the last access or instruction; mutable and reused, so that raising one allocates nothing. */

@@ -29,7 +29,7 @@ const ADDEND = 4 * FAST_TLB_ENTRIES;
 
 /** Let the fast TLB translate the page of lo/hi at host page `hpa` by record `b`, as far as the context allows. */
 export function fillFast(cpu: Cpu, mmu: Mmu, lo: number, hi: number, b: number, hpa: number): void {
-  if (hpa < RAM_BASE || mmu.check !== 'off') return;
+  if (hpa < RAM_BASE || mmu.check !== 'off' || hpa === mmu.apicAccessPage) return;
   const { tlb, mode } = mmu;
   // One view of all columns: each array that is touched costs.
   const { i32 } = cpu.mem;

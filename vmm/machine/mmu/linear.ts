@@ -7,6 +7,7 @@ import type { Cpu } from '../cpu/cpu.ts';
 import { RAM_BASE } from '../layout.ts';
 import { ACCESS } from './access.ts';
 import { translate } from './translate.ts';
+import { apicAccess, isApicAccessPage } from '../vmx/apic_access.ts';
 
 const PAGE_MASK = 0xfff;
 
@@ -19,7 +20,7 @@ export function loadLinear(
   out: Int32Array,
   flags = 0,
 ): boolean {
-  const hpa = translate(cpu, lo, hi, ACCESS.READ | flags);
+  const hpa = translateAccess(cpu, lo, hi, size, ACCESS.READ | flags);
   if (hpa < 0) return false;
   const first = 0x1000 - (lo & PAGE_MASK);
   if (first >= size) {
@@ -42,7 +43,7 @@ export function storeLinear(
   vHi: number,
   flags = 0,
 ): boolean {
-  const hpa = translate(cpu, lo, hi, ACCESS.WRITE | flags);
+  const hpa = translateAccess(cpu, lo, hi, size, ACCESS.WRITE | flags);
   if (hpa < 0) return false;
   const first = 0x1000 - (lo & PAGE_MASK);
   if (first >= size) {
@@ -75,10 +76,16 @@ export function storeLinearSystem(
   return storeLinear(cpu, lo, hi, size, vLo, vHi, ACCESS.SYSTEM);
 }
 
+/** translate() for `size` bytes, of which only those in the first page count; follows an access to the APIC-access page. */
+export function translateAccess(cpu: Cpu, lo: number, hi: number, size: number, access: number): number {
+  const hpa = translate(cpu, lo, hi, access);
+  return hpa >= 0 && isApicAccessPage(cpu, hpa) ? apicAccess(cpu, hpa, size, access) : hpa;
+}
+
 /** Translate the first byte of the page after the one that holds lo/hi. */
 function translateNextPage(cpu: Cpu, lo: number, hi: number, access: number): number {
   const next = ((lo & ~PAGE_MASK) + 0x1000) | 0;
-  return translate(cpu, next, next === 0 ? (hi + 1) | 0 : hi, access);
+  return translateAccess(cpu, next, next === 0 ? (hi + 1) | 0 : hi, 8, access); // crossing: too wide for an APIC
 }
 
 /** Load from a host physical address; must not cross a page. */

@@ -69,6 +69,8 @@ export class Mmu {
   eptAd = 0;
   /** Mode-based execute control for EPT: 0 or 1. */
   mbec = 0;
+  /** Host physical address of the APIC-access page; -1: accesses to it are not virtualized. */
+  apicAccessPage = -1;
   /** Current VPID; 0 in VMX root operation, outside of VMX operation, and without "enable VPID". */
   vpid = 0;
 

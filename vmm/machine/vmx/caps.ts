@@ -98,6 +98,7 @@ const SECONDARY = controlCaps(
   0,
   0,
   allOf(SECONDARY_EXEC, [
+    'VIRTUALIZE_APIC_ACCESSES',
     'ENABLE_EPT',
     'DESC',
     'ENABLE_RDTSCP',

@@ -98,6 +98,11 @@ function checkApicVirtualization(cpu: Cpu): Broken {
     SECONDARY_EXEC.VIRTUAL_INTR_DELIVERY;
   if ((i32[base + W.CPU_BASED]! & CPU_BASED.TPR_SHADOW) === 0 && (secondary & needShadow) !== 0)
     return 'x2APIC mode, APIC-register virtualization and virtual-interrupt delivery need the TPR shadow';
+  if ((secondary & SECONDARY_EXEC.VIRTUALIZE_APIC_ACCESSES) !== 0) {
+    if (!isPageField(cpu, W.APIC_ACCESS)) return 'APIC-access address';
+    if ((secondary & SECONDARY_EXEC.VIRTUALIZE_X2APIC_MODE) !== 0)
+      return 'either x2APIC mode or APIC accesses are virtualized';
+  }
   const delivery = (secondary & SECONDARY_EXEC.VIRTUAL_INTR_DELIVERY) !== 0;
   if (delivery && (pin & PIN_BASED.EXT_INTR_MASK) === 0)
     return 'virtual-interrupt delivery needs external-interrupt exiting';
@@ -197,7 +202,8 @@ export function checkTprThreshold(cpu: Cpu): Broken {
   const { base } = cpu.vmx;
   const { i32, u8 } = cpu.mem;
   if ((i32[base + W.CPU_BASED]! & CPU_BASED.TPR_SHADOW) === 0) return null;
-  if ((secondaryControls(cpu) & SECONDARY_EXEC.VIRTUAL_INTR_DELIVERY) !== 0) return null;
+  const neither = SECONDARY_EXEC.VIRTUAL_INTR_DELIVERY | SECONDARY_EXEC.VIRTUALIZE_APIC_ACCESSES;
+  if ((secondaryControls(cpu) & neither) !== 0) return null;
   const vtpr = u8[addressIn(cpu, W.VIRTUAL_APIC) + 0x80] ?? 0xff;
   return (i32[base + W.TPR_THRESHOLD]! & 0xf) > vtpr >>> 4 ? 'TPR threshold above VTPR' : null;
 }

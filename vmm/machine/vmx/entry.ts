@@ -12,6 +12,7 @@ import { COST } from '../cost/points.ts';
 import type { Cpu } from '../cpu/cpu.ts';
 import { BLOCKING, S } from '../cpu/state.ts';
 import { SanitizerError, UnimplementedError } from '../errors.ts';
+import { dropFastFrame } from '../mmu/fast.ts';
 import { checkControls, checkInjection, checkTprThreshold, secondaryControls } from './check_controls.ts';
 import { checkGuestRegisters, checkLinkPointer } from './check_guest.ts';
 import { checkGuestActivity } from './check_guest_activity.ts';
@@ -24,7 +25,7 @@ import { injectEvent } from './inject.ts';
 import { loadGuestState } from './load_guest.ts';
 import { loadMsrArea } from './msr_areas.ts';
 import { startTimer } from './preemption_timer.ts';
-import { evaluateVirtualInterrupts, pprVirtualization } from './virtual_interrupts.ts';
+import { evaluateVirtualInterrupts, pprVirtualization, tprVirtualization } from './virtual_interrupts.ts';
 import { activateVmcs, isShadowVmcs, linkedVmcs } from './vmcs_active.ts';
 import { checkVmcsFrames } from './vmcs_frames.ts';
 import { VMCS_STATE, VMCS_WORD } from './vmcs_layout.ts';
@@ -128,6 +129,20 @@ function activateLinked(cpu: Cpu): void {
   if (base !== -1) activateVmcs(cpu, base, 'use as shadow');
 }
 
+/** Virtual interrupts that are pending, and the exit that a TPR threshold causes at once. */
+function startApicVirtualization(cpu: Cpu, secondary: number): void {
+  const { vmx, mmu } = cpu;
+  const { VIRTUAL_INTR_DELIVERY, VIRTUALIZE_APIC_ACCESSES } = SECONDARY_EXEC;
+  if ((secondary & VIRTUALIZE_APIC_ACCESSES) !== 0) {
+    mmu.apicAccessPage = addressIn(cpu, W.APIC_ACCESS);
+    if (mmu.apicAccessPage < cpu.mem.size) dropFastFrame(cpu, mmu.apicAccessPage / 4096);
+  }
+  if ((secondary & VIRTUAL_INTR_DELIVERY) !== 0) {
+    pprVirtualization(cpu);
+    evaluateVirtualInterrupts(cpu);
+  } else if (mmu.apicAccessPage !== -1 && (vmx.cpuBased & CPU_BASED.TPR_SHADOW) !== 0) tprVirtualization(cpu);
+}
+
 /** The controls take force; event injection. */
 function startGuest(cpu: Cpu, secondary: number): number {
   const {
@@ -148,10 +163,7 @@ function startGuest(cpu: Cpu, secondary: number): number {
   }
   if ((vmx.pin & PIN_BASED.VMX_PREEMPTION_TIMER) !== 0) startTimer(cpu, i32[base + W.GUEST_TIMER]!);
   if ((vmx.cpuBased & CPU_BASED.MONITOR_TRAP_FLAG) !== 0) vmx.mtfAfter = cpu.clock[0]!;
-  if ((secondary & SECONDARY_EXEC.VIRTUAL_INTR_DELIVERY) !== 0) {
-    pprVirtualization(cpu);
-    evaluateVirtualInterrupts(cpu);
-  }
+  startApicVirtualization(cpu, secondary);
   cpu.s[S.PENDING] = 1;
   return i32[base + W.ENTRY_INTR_INFO]! < 0
     ? injectEvent(cpu, i32[base + W.ENTRY_INTR_INFO]!)

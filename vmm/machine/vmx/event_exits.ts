@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /**
  * VM exits that exceptions, EPT faults and triple faults cause. SDM, "Exceptions" under "Other Causes of VM Exits",
- * "EPT-Induced VM Exits", "Information for VM Exits Due to Vectored Events".
+ * "EPT-Induced VM Exits", "APIC-Access VM Exits", "Information for VM Exits Due to Vectored Events".
  */
 import { hasErrorCode, VECTOR } from '../../../lib/x86/exceptions.ts';
 import { RFLAGS } from '../../../lib/x86/registers.ts';
@@ -51,8 +51,8 @@ function qualificationLo(cpu: Cpu, vector: number): number {
   return vector === VECTOR.DB ? cpu.fault.qualification : 0;
 }
 
-/** An EPT violation or misconfiguration in cpu.fault, in non-root operation: do the exit. */
-export function vmxEptFaultExit(cpu: Cpu): void {
+/** An EPT violation, EPT misconfiguration or APIC access in cpu.fault, in non-root operation: do the exit. */
+export function vmxAccessExit(cpu: Cpu): void {
   const {
     fault,
     s,
@@ -62,6 +62,10 @@ export function vmxEptFaultExit(cpu: Cpu): void {
   } = cpu;
   // SDM, "Saving RIP, RSP, RFLAGS, and SSP": RF is saved as 1 unless an event was being delivered.
   if (sys.idtVectoring === 0) s[S.RFLAGS_SYS] = s[S.RFLAGS_SYS]! | RFLAGS.RF;
+  if (fault.kind === FAULT.APIC_ACCESS) {
+    vmxExit(cpu, EXIT_REASON.APIC_ACCESS, fault.qualification);
+    return;
+  }
   i32[base + W.GUEST_PHYSICAL_ADDRESS] = fault.gpa | 0;
   i32[base + W.GUEST_PHYSICAL_ADDRESS + 1] = Math.floor(fault.gpa / TWO_32);
   if (fault.kind === FAULT.EPT_MISCONFIG) {

@@ -131,6 +131,7 @@ export function leaveGuest(cpu: Cpu): void {
   vmx.timerDeadline = Infinity;
   vmx.mtfAfter = Infinity;
   vmx.pending = 0;
+  cpu.mmu.apicAccessPage = -1;
   sys.vmxTscOffset[0] = 0;
   sys.vmxTscOffset[1] = 0;
   cpu.s[S.PENDING] = 1;

@@ -10,6 +10,7 @@ import { EXIT_REASON } from '../../../lib/x86/vmx/exit_reasons.ts';
 import { INTR_TYPE } from '../../../lib/x86/vmx/intr_info.ts';
 import type { Cpu } from '../cpu/cpu.ts';
 import { ACTIVITY, BLOCKING, RUN, S } from '../cpu/state.ts';
+import { emulateApicWrite } from './apic_access.ts';
 import { vmxEventExit, vmxExit } from './exit.ts';
 import { processPostedInterrupts } from './virtual_interrupts.ts';
 import { VMX_PENDING } from './vmx_unit.ts';
@@ -23,6 +24,7 @@ const WINDOWS = CPU_BASED.NMI_WINDOW_EXITING | CPU_BASED.INTR_WINDOW_EXITING;
  */
 export function vmxPendingWork(cpu: Cpu): boolean {
   if (!cpu.vmx.nonRoot || isQuiet(cpu)) return false;
+  if ((cpu.vmx.pending & VMX_PENDING.APIC_EMULATION) !== 0) emulateApicWrite(cpu);
   return (
     trapLikeExit(cpu) ||
     (!debugTrapDue(cpu) && (timerExit(cpu) || nmiExit(cpu) || (!nmiDue(cpu) && interruptExit(cpu))))

@@ -32,6 +32,7 @@ const IO_A = field('IO_BITMAP_A');
 const IO_B = field('IO_BITMAP_B');
 const MSR_BITMAP = field('MSR_BITMAP');
 const VAPIC = field('VIRTUAL_APIC_PAGE_ADDR');
+const APIC_ACCESS = field('APIC_ACCESS_ADDR');
 const POSTED_INTR = field('POSTED_INTR_DESC_ADDR');
 const EPTP_LIST = field('EPTP_LIST_ADDRESS');
 const VMREAD_BITMAP = field('VMREAD_BITMAP');
@@ -60,6 +61,7 @@ export function checkVmcsFrames(cpu: Cpu): void {
   const secondary = secondaryControls(cpu);
   const functions = (secondary & SECONDARY_EXEC.ENABLE_VMFUNC) !== 0 ? i32[base + W.VM_FUNCTION_CONTROL]! : 0;
   if ((functions & VMX_VMFUNC.EPTP_SWITCHING) !== 0) checkField(cpu, EPTP_LIST);
+  if ((secondary & SECONDARY_EXEC.VIRTUALIZE_APIC_ACCESSES) !== 0) checkField(cpu, APIC_ACCESS);
   if ((secondary & SECONDARY_EXEC.SHADOW_VMCS) !== 0) {
     checkField(cpu, VMREAD_BITMAP);
     checkField(cpu, VMWRITE_BITMAP);

@@ -23,6 +23,7 @@ export const VMX_PENDING = {
   VIRTUAL_INTR: 0x04, // a virtual interrupt waits to be delivered
   EOI: 0x08, // an EOI-induced VM exit is due
   APIC_WRITE: 0x10, // an APIC-write VM exit is due
+  APIC_EMULATION: 0x20, // the instruction wrote to the virtual-APIC page, at VmxUnit.apicWrite
 } as const;
 
 export class VmxUnit {
@@ -53,6 +54,8 @@ export class VmxUnit {
   pending = 0;
   /** Exit qualification of VMX_PENDING.EOI or APIC_WRITE. */
   trapQualification = 0;
+  /** Page offset of VMX_PENDING.APIC_EMULATION. */
+  apicWrite = 0;
   /** The rule that the last failed VM entry broke: what the hardware does not tell. */
   failedCheck = '';
   /** For MSR values in transit. */

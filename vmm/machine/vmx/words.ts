@@ -27,6 +27,7 @@ export const MSR_BITMAP = vmcsWord(VMCS_CTRL.MSR_BITMAP);
 export const TSC_OFFSET = vmcsWord(VMCS_CTRL.TSC_OFFSET);
 export const VIRTUAL_APIC = vmcsWord(VMCS_CTRL.VIRTUAL_APIC_PAGE_ADDR);
 export const TPR_THRESHOLD = vmcsWord(VMCS_CTRL.TPR_THRESHOLD);
+export const APIC_ACCESS = vmcsWord(VMCS_CTRL.APIC_ACCESS_ADDR);
 export const POSTED_INTR_NV = vmcsWord(VMCS_CTRL.POSTED_INTR_NV);
 export const POSTED_INTR_DESC = vmcsWord(VMCS_CTRL.POSTED_INTR_DESC_ADDR);
 /** Vectors 63:0, 127:64 and so on. */

@@ -9,7 +9,7 @@ import { DR6, DR7, RFLAGS } from '../../../../lib/x86/registers.ts';
 import { INTR_INFO, INTR_TYPE } from '../../../../lib/x86/vmx/intr_info.ts';
 import { COST } from '../../cost/points.ts';
 import { spend } from '../../cost/ledger.ts';
-import { vmxEptFaultExit, vmxInterceptException, vmxTripleFaultExit } from '../../vmx/event_exits.ts';
+import { vmxAccessExit, vmxInterceptException, vmxTripleFaultExit } from '../../vmx/event_exits.ts';
 import type { Cpu } from '../cpu.ts';
 import { ACTIVITY, BLOCKING, FAULT, RUN, S } from '../state.ts';
 import { deliverOnce } from './deliver.ts';
@@ -27,11 +27,11 @@ const FAULT_CLASS = ~(
   (1 << VECTOR.MC)
 );
 
-/** Deal with cpu.fault: raise the exception, or do the EPT exit. -1: an exception handler is about to run. */
+/** Deal with cpu.fault: raise the exception, or do the exit of the access. -1: an exception handler is about to run. */
 export function handleFault(cpu: Cpu): number {
   const { fault } = cpu;
   if (fault.kind === FAULT.EXCEPTION) return raiseException(cpu, fault.vector, fault.errorCode);
-  vmxEptFaultExit(cpu);
+  vmxAccessExit(cpu);
   cpu.sys.iretUnblockedNmi = 0;
   return RUN.VMEXIT;
 }
@@ -94,7 +94,7 @@ export function deliverEvent(cpu: Cpu, info: number, errorCode: number, length: 
       return -1;
     }
     if (fault.kind !== FAULT.EXCEPTION) {
-      vmxEptFaultExit(cpu);
+      vmxAccessExit(cpu);
       sys.idtVectoring = 0;
       return RUN.VMEXIT;
     }

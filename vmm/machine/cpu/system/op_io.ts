@@ -5,8 +5,7 @@ import { TSS64 } from '../../../../lib/x86/segments.ts';
 import { COST } from '../../cost/points.ts';
 import { spend } from '../../cost/ledger.ts';
 import { ACCESS } from '../../mmu/access.ts';
-import { loadLinear, loadLinearSystem, storeLinear } from '../../mmu/linear.ts';
-import { translate } from '../../mmu/translate.ts';
+import { loadLinear, loadLinearSystem, storeLinear, translateAccess } from '../../mmu/linear.ts';
 import { vmxIntercepts } from '../../vmx/intercepts.ts';
 import type { Cpu } from '../cpu.ts';
 import { getRflags } from '../flags.ts';
@@ -70,7 +69,7 @@ export function portIns(cpu: Cpu): number {
     const { insn, s, sys } = cpu;
     const hi = insn.addressSize === 8 ? s[RDI + 1]! : 0;
     // The destination is checked before the port is read: a fault must not lose data.
-    if (translate(cpu, s[RDI]!, hi, ACCESS.WRITE) < 0) return RUN.FAULT;
+    if (translateAccess(cpu, s[RDI]!, hi, insn.size, ACCESS.WRITE) < 0) return RUN.FAULT;
     sys.io.ports.read(port, insn.size, sys.value);
     if (!storeLinear(cpu, s[RDI]!, hi, insn.size, sys.value[0]!, 0)) return RUN.FAULT;
     advanceIndex(cpu, RDI);
