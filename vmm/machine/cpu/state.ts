@@ -70,6 +70,7 @@ export const FAULT = {
   EPT_VIOLATION: 2, // qualification, gpa, linear address
   EPT_MISCONFIG: 3, // gpa
   APIC_ACCESS:   4, // qualification
+  PML_FULL:      5, // the page-modification log has no room
 } as const;
 
 /** Fault of the last access or instruction; mutable and reused, so that raising one allocates nothing. */

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /**
  * Translation of guest-physical addresses: guest-physical mappings first, else a walk of the extended page tables with
- * their accessed and dirty flags. SDM, "The Extended Page Table Mechanism", "EPT Misconfigurations", "EPT Violations"
- * and "Accessed and Dirty Flags for EPT". Leaves out: sub-page permissions, HLAT, supervisor shadow-stack control.
+ * their accessed and dirty flags. SDM, "The Extended Page Table Mechanism", "EPT Misconfigurations", "EPT Violations",
+ * "Accessed and Dirty Flags for EPT" and "Page-Modification Logging". Leaves out: sub-page permissions, HLAT, supervisor
+ * shadow-stack control.
  */
 import { EPTE } from '../../../lib/x86/paging.ts';
 import type { Cpu } from '../cpu/cpu.ts';
@@ -12,8 +13,9 @@ import { ENTRY, ENTRY_F64, pageOffsetMask, PERM } from '../tlb/entry.ts';
 import { FLUSH } from '../tlb/flush_ledger.ts';
 import { recordHpa, setRecordHpa } from '../tlb/tlb_array.ts';
 import { ACCESS } from './access.ts';
-import { EPT_QUAL, eptMisconfig, eptViolation } from './fault.ts';
+import { EPT_QUAL, eptMisconfig, eptViolation, pmlFull } from './fault.ts';
 import { MODE, WALK, type Mmu } from './mmu.ts';
+import { pmlIsFull, pmlLog } from './pml.ts';
 import { stampRecord } from './provenance.ts';
 import { eptNeeds } from './rights.ts';
 import { checkLeafFrame, checkTableFrame, staleFrame } from './sanitize.ts';
@@ -212,22 +214,39 @@ function fullEptWalk(
   let rights = ((and & 7) << 12) | ((and & EPTE.XU) << 5);
   if ((mode & MODE.MBEC) === 0) rights |= PERM.EPT_XU;
   if ((rights & eptNeeds(mode, perm, kind)) === 0) return eptViolation(cpu, mode, gLo, gHi, bits, rights);
-  rights |= (mode & MODE.EPT_AD) !== 0 ? setFlags(cpu, mmu, level, and, lo, kind) : PERM.D;
+  if ((mode & MODE.EPT_AD) !== 0) {
+    const dirty = setFlags(cpu, mmu, level, and, lo, kind, gLo, gHi);
+    if (dirty < 0) return pmlFull(cpu);
+    rights |= dirty;
+  } else rights |= PERM.D;
   return finish(cpu, mmu, gLo, gHi, level, lo, hi, rights, kind, bits);
 }
 
-/** Set accessed flags, and the leaf's dirty flag for a write. PERM.D if the leaf is dirty. */
-function setFlags(cpu: Cpu, mmu: Mmu, leafLevel: number, and: number, leaf: number, kind: number): number {
+/**
+ * Set accessed flags, and the leaf's dirty flag for a write, which is logged: nobody else sets dirty flags for EPT.
+ * PERM.D if the leaf is dirty, else 0; -1: the page-modification log is full, and nothing has happened.
+ */
+function setFlags(
+  cpu: Cpu,
+  mmu: Mmu,
+  leafLevel: number,
+  and: number,
+  leaf: number,
+  kind: number,
+  gLo: number,
+  gHi: number,
+): number {
   const { i32 } = cpu.mem;
   const at = mmu.eptEntryHpa;
+  const dirties = kind === ACCESS.WRITE && (leaf & EPTE.D) === 0;
+  if ((dirties || (and & EPTE.A) === 0) && pmlIsFull(cpu, mmu)) return -1;
   if ((and & EPTE.A) === 0) {
     for (let level = mmu.eptLevels; level >= leafLevel; level--) i32[at[level]! >> 2]! |= EPTE.A;
   }
-  if (kind === ACCESS.WRITE && (leaf & EPTE.D) === 0) {
-    i32[at[leafLevel]! >> 2]! |= EPTE.D;
-    return PERM.D;
-  }
-  return (leaf & EPTE.D) !== 0 ? PERM.D : 0;
+  if (!dirties) return (leaf & EPTE.D) !== 0 ? PERM.D : 0;
+  i32[at[leafLevel]! >> 2]! |= EPTE.D;
+  if (mmu.pmlPage >= 0) pmlLog(cpu, mmu, gLo, gHi);
+  return PERM.D;
 }
 
 /** Leave the result of a walk, cache it, and return the host physical address. */

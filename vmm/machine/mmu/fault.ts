@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /**
- * Faults of an access, filled into cpu.fault. SDM, "Page-Fault Exceptions", "Canonical Addressing" and "Exit
- * Qualification for EPT Violations". Each function returns -1, what a failed translation returns.
+ * Faults of an access, filled into cpu.fault. SDM, "Page-Fault Exceptions", "Canonical Addressing", "Exit
+ * Qualification for EPT Violations" and "Page-Modification Logging". Each function returns -1, what a failed translation returns.
  */
 import { PFERR, VECTOR } from '../../../lib/x86/exceptions.ts';
 import { CR4, EFER } from '../../../lib/x86/registers.ts';
@@ -75,5 +75,12 @@ export function eptMisconfig(cpu: Cpu, gLo: number, gHi: number): number {
   fault.kind = FAULT.EPT_MISCONFIG;
   fault.qualification = 0;
   fault.gpa = (gLo >>> 0) + gHi * 0x1_0000_0000;
+  return -1;
+}
+
+/** A page-modification log-full event. */
+export function pmlFull(cpu: Cpu): number {
+  cpu.fault.kind = FAULT.PML_FULL;
+  cpu.fault.qualification = 0;
   return -1;
 }

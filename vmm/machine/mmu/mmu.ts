@@ -73,6 +73,10 @@ export class Mmu {
   apicAccessPage = -1;
   /** Current VPID; 0 in VMX root operation, outside of VMX operation, and without "enable VPID". */
   vpid = 0;
+  /** Host physical address of the page-modification log; -1 without "enable PML" and in VMX root operation. */
+  pmlPage = -1;
+  /** The word of the memory that holds the PML index, if there is a log. */
+  pmlIndexWord = 0;
 
   /** Linear and combined mappings; guest-physical mappings. */
   readonly tlb: TlbArray;

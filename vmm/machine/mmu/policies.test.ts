@@ -1,22 +1,26 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /**
  * Random tables, random accesses: a correct program cannot tell whether translations are kept, how many, or for how
- * long; the straight-line walks agree with the general ones; and the walker of the checking mode, which shares no code
+ * long; the straight-line walks agree with the general ones, page-modification log included; and the walker of the checking mode, which shares no code
  * with them, finds no stale mapping where no table changed.
  */
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { CR0, CR4 } from '../../../lib/x86/registers.ts';
 import { FAULT, S } from '../cpu/state.ts';
+import { RAM_BASE } from '../layout.ts';
 import { auditFastTlb } from './audit.ts';
 import { invlpg } from './invalidate.ts';
 import type { TlbPolicy } from './mmu.ts';
 import { setStaleCheck, type StaleHit } from './stale_hit.ts';
-import { EPT_TABLE, G0, PagingBox } from './testing/paging_box.ts';
+import { EPT_LEAF, EPT_TABLE, G0, PagingBox } from './testing/paging_box.ts';
 
 const BASE = 0x4000_0000n;
 const PAGES = 12;
 const GUEST_PAGE = 0x10_0000;
+/** The page-modification log and the word with its index. */
+const LOG = RAM_BASE + 0x70_0000;
+const LOG_INDEX = RAM_BASE + 0x70_1000;
 
 /** Flags of a leaf: P RW US A D G and XD at random, rarely a reserved bit. */
 const leaf = fc.record({
@@ -37,6 +41,8 @@ const scenario = fc.record({
   eptLeaves: fc.array(eptLeaf, { minLength: PAGES, maxLength: PAGES }),
   tableFlags: fc.constantFrom(0x07, 0x27, 0x25, 0x23),
   ept: fc.constantFrom(0, 0x1e, 0x5e),
+  /** Index of a page-modification log, -1: none. */
+  pml: fc.constantFrom(-1, 511, 4, 1, 0xffff),
   cr4: fc.constantFrom(0, CR4.SMEP, CR4.SMAP, CR4.PGE, CR4.SMEP | CR4.SMAP | CR4.PGE),
   wp: fc.boolean(),
   accesses: fc.array(access, { minLength: 1, maxLength: 60 }),
@@ -60,6 +66,7 @@ function build(s: Scenario, ways: Ways): PagingBox {
   if (s.ept !== 0) {
     box.withEpt('mapped', s.ept);
     box.write(box.eptEntry(GUEST_PAGE, 2), BigInt(box.hostTable() | EPT_TABLE));
+    if (s.pml >= 0) startLog(box, s.pml);
   }
   for (let n = 0; n < PAGES; n++) {
     const { low, present, noExec, reserved } = s.leaves[n]!;
@@ -74,6 +81,30 @@ function build(s: Scenario, ways: Ways): PagingBox {
   return box;
 }
 
+/** A page-modification log, with something to log for the guest's tables too: they lie in a clean page. */
+function startLog(box: PagingBox, index: number): void {
+  const { mmu } = box.cpu;
+  mmu.pmlPage = LOG;
+  mmu.pmlIndexWord = LOG_INDEX / 4;
+  box.mem.i32[LOG_INDEX / 4] = index;
+  box.mapEpt(0x40_0000, G0 + 0x40_0000, (EPT_LEAF & ~0x200) | 0x80, 2);
+}
+
+const faultText = ({ kind, errorCode, qualification, gpa }: PagingBox['cpu']['fault']): string => {
+  if (kind === FAULT.EXCEPTION) return `PF ${errorCode}`;
+  return kind === FAULT.PML_FULL ? 'PML full' : `EPT ${qualification} ${gpa}`;
+};
+
+/** What the accesses left in the tables and in the log. */
+function* leftovers(box: PagingBox, s: Scenario): Generator<string> {
+  for (let n = 0; n < PAGES; n++) {
+    yield box.read(box.entry(BASE + BigInt(n) * 0x1000n, 1)).toString(16);
+    if (s.ept !== 0) yield box.read(box.eptEntry(GUEST_PAGE + n * 0x1000, 1)).toString(16);
+  }
+  yield `log index ${box.mem.i32[LOG_INDEX / 4]!}`;
+  for (let at = LOG; at < LOG + 0x1000; at += 8) if (box.read(at) !== 0n) yield `${at}: ${box.read(at)}`;
+}
+
 function outcomes(s: Scenario, ways: Ways): string[] {
   const box = build(s, ways);
   const stale: StaleHit[] = [];
@@ -85,20 +116,15 @@ function outcomes(s: Scenario, ways: Ways): string[] {
     box.cpu.s[S.CPL] = cpl;
     box.changed();
     if (flush === 0) invlpg(box.cpu, box.lo(lin), box.hi(lin));
-    const { fault } = box.cpu;
     const hpa = box.go(lin, kind);
-    const what =
-      fault.kind === FAULT.EXCEPTION ? `PF ${fault.errorCode}` : `EPT ${fault.qualification} ${fault.gpa}`;
-    seen.push(hpa >= 0 ? `${hpa}` : what);
+    seen.push(hpa >= 0 ? `${hpa}` : faultText(box.cpu.fault));
     if (hpa >= 0 && ways.check === 'off' && ways.tlb !== 'keep-nothing') {
       expect(box.fastHit(lin, kind as 0 | 1 | 2)).toBe(true);
     }
   }
   expect(stale).toEqual([]);
   expect(auditFastTlb(box.cpu)).toEqual([]);
-  // What the accesses left in the tables belongs to the outcome.
-  for (let n = 0; n < PAGES; n++) seen.push(box.read(box.entry(BASE + BigInt(n) * 0x1000n, 1)).toString(16));
-  return seen;
+  return [...seen, ...leftovers(box, s)];
 }
 
 describe('a program that flushes what it changes', () => {
@@ -117,6 +143,6 @@ describe('a program that flushes what it changes', () => {
       }),
       { numRuns: 40, seed: 11 },
     );
-    expect([...kinds].sort()).toEqual(['EPT', 'PF', 'ok']);
+    expect([...kinds].sort()).toEqual(['EPT', 'PF', 'PML', 'ok']);
   });
 });

@@ -113,6 +113,7 @@ const SECONDARY = controlCaps(
     'ENABLE_VMFUNC',
     'SHADOW_VMCS',
     'RDSEED_EXITING',
+    'ENABLE_PML',
   ]),
 );
 

@@ -121,8 +121,12 @@ function checkEpt(cpu: Cpu): Broken {
   const secondary = secondaryControls(cpu);
   if ((secondary & SECONDARY_EXEC.ENABLE_VPID) !== 0 && i32[base + W.VPID] === 0) return 'VPID is zero';
   if ((secondary & SECONDARY_EXEC.ENABLE_EPT) === 0) {
+    if ((secondary & SECONDARY_EXEC.ENABLE_PML) !== 0) return 'PML needs EPT';
     return (secondary & SECONDARY_EXEC.UNRESTRICTED_GUEST) !== 0 ? 'unrestricted guest needs EPT' : null;
   }
+  const pml = (secondary & SECONDARY_EXEC.ENABLE_PML) !== 0;
+  if (pml && !isPhysAddr(cpu, i32[base + W.PML_ADDRESS]!, i32[base + W.PML_ADDRESS + 1]!, 0xfff))
+    return 'PML address';
   return checkEptp(cpu, i32[base + W.EPTP]!, i32[base + W.EPTP + 1]!, caps.eptCap);
 }
 

@@ -368,6 +368,12 @@ describe('use after free through the VMCS', () => {
       set: (b: VmxBox) => b.change(C.CPU_BASED_VM_EXEC_CONTROL, CPU_BASED.TPR_SHADOW),
     },
     {
+      name: 'PML_ADDRESS',
+      page: AT.SPARE,
+      set: (b: VmxBox) =>
+        b.change(C.SECONDARY_VM_EXEC_CONTROL, SECONDARY_EXEC.ENABLE_PML).write(C.PML_ADDRESS, AT.SPARE),
+    },
+    {
       name: 'VM_EXIT_MSR_STORE_ADDR',
       page: AT.MSR_LIST,
       set: (b: VmxBox) => b.write(C.VM_EXIT_MSR_STORE_COUNT, 1),

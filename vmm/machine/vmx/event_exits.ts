@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /**
  * VM exits that exceptions, EPT faults and triple faults cause. SDM, "Exceptions" under "Other Causes of VM Exits",
- * "EPT-Induced VM Exits", "APIC-Access VM Exits", "Information for VM Exits Due to Vectored Events".
+ * "EPT-Induced VM Exits", "APIC-Access VM Exits", "Page-Modification Logging", "Information for VM Exits Due to
+ * Vectored Events".
  */
 import { hasErrorCode, VECTOR } from '../../../lib/x86/exceptions.ts';
 import { RFLAGS } from '../../../lib/x86/registers.ts';
@@ -51,7 +52,7 @@ function qualificationLo(cpu: Cpu, vector: number): number {
   return vector === VECTOR.DB ? cpu.fault.qualification : 0;
 }
 
-/** An EPT violation, EPT misconfiguration or APIC access in cpu.fault, in non-root operation: do the exit. */
+/** An EPT violation, EPT misconfiguration, APIC access or log-full event in cpu.fault, in non-root operation: do the exit. */
 export function vmxAccessExit(cpu: Cpu): void {
   const {
     fault,
@@ -66,6 +67,12 @@ export function vmxAccessExit(cpu: Cpu): void {
     vmxExit(cpu, EXIT_REASON.APIC_ACCESS, fault.qualification);
     return;
   }
+  const unblock = sys.iretUnblockedNmi !== 0 ? EPT_VIOLATION.NMI_UNBLOCKING : 0;
+  if (fault.kind === FAULT.PML_FULL) {
+    // Bit 12 is as for EPT violations; no other bit and no address field is defined.
+    vmxExit(cpu, EXIT_REASON.PML_FULL, unblock);
+    return;
+  }
   i32[base + W.GUEST_PHYSICAL_ADDRESS] = fault.gpa | 0;
   i32[base + W.GUEST_PHYSICAL_ADDRESS + 1] = Math.floor(fault.gpa / TWO_32);
   if (fault.kind === FAULT.EPT_MISCONFIG) {
@@ -74,7 +81,6 @@ export function vmxAccessExit(cpu: Cpu): void {
   }
   i32[base + W.GUEST_LINEAR_ADDRESS] = fault.linLo;
   i32[base + W.GUEST_LINEAR_ADDRESS + 1] = fault.linHi;
-  const unblock = sys.iretUnblockedNmi !== 0 ? EPT_VIOLATION.NMI_UNBLOCKING : 0;
   vmxExit(cpu, EXIT_REASON.EPT_VIOLATION, fault.qualification | unblock);
 }
 

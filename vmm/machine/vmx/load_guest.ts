@@ -13,6 +13,7 @@ import { S, SEG_WORDS, SEGF, SEGN } from '../cpu/state.ts';
 import { SYSCALL_MSR } from '../cpu/system/system_unit.ts';
 import { vmxTransitionFlush } from '../mmu/invalidate.ts';
 import { mmuContextChanged } from '../mmu/context.ts';
+import { addressIn } from './check_util.ts';
 import { TABLE_WORDS, VMCS_TABLES } from './vmcs_layout.ts';
 import * as W from './words.ts';
 
@@ -122,7 +123,7 @@ export function loadEptp({ mmu, mem: { i32 }, vmx: { base } }: Cpu): void {
   mmu.eptAd = (eptp & VMX_EPTP.AD_ENABLE_BIT) !== 0 ? 1 : 0;
 }
 
-/** Tags of the translations that the guest uses; without VPID, entry drops what VPID 0 has. */
+/** Tags of the translations that the guest uses, and the log of its writes; without VPID, entry drops what VPID 0 has. */
 function loadTranslation(cpu: Cpu, secondary: number): void {
   const {
     mmu,
@@ -130,6 +131,10 @@ function loadTranslation(cpu: Cpu, secondary: number): void {
     vmx: { base },
   } = cpu;
   if ((secondary & SECONDARY_EXEC.ENABLE_EPT) !== 0) loadEptp(cpu);
+  if ((secondary & SECONDARY_EXEC.ENABLE_PML) !== 0) {
+    mmu.pmlPage = addressIn(cpu, W.PML_ADDRESS);
+    mmu.pmlIndexWord = base + W.GUEST_PML_INDEX;
+  }
   const tagged = (secondary & SECONDARY_EXEC.ENABLE_VPID) !== 0;
   mmu.vpid = tagged ? i32[base + W.VPID]! : 0;
   mmuContextChanged(cpu);

@@ -78,7 +78,7 @@ describe('VMREAD and VMWRITE', () => {
     ['of tertiary controls', VMCS_CTRL.TERTIARY_VM_EXEC_CONTROL],
     ['of CET', VMCS_HOST.S_CET],
     ['of FRED', VMCS_GUEST.IA32_FRED_CONFIG],
-    ['of PML', VMCS_GUEST.PML_INDEX],
+    ['of XSAVES', VMCS_CTRL.XSS_EXIT_BITMAP],
     ['that nobody has', 0x7ffe],
     ['with a reserved bit', 0x1000],
     ['beyond 32 bits', -1],

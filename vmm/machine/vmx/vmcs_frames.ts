@@ -38,6 +38,7 @@ const EPTP_LIST = field('EPTP_LIST_ADDRESS');
 const VMREAD_BITMAP = field('VMREAD_BITMAP');
 const VMWRITE_BITMAP = field('VMWRITE_BITMAP');
 const LINK_POINTER = named('VMCS_LINK_POINTER', VMCS_GUEST.VMCS_LINK_POINTER);
+const PML = field('PML_ADDRESS');
 const MSR_STORE = field('VM_EXIT_MSR_STORE_ADDR');
 const MSR_LOAD = field('VM_EXIT_MSR_LOAD_ADDR');
 const ENTRY_LOAD = field('VM_ENTRY_MSR_LOAD_ADDR');
@@ -67,6 +68,7 @@ export function checkVmcsFrames(cpu: Cpu): void {
     checkField(cpu, VMWRITE_BITMAP);
     checkField(cpu, LINK_POINTER);
   }
+  if ((secondary & SECONDARY_EXEC.ENABLE_PML) !== 0) checkField(cpu, PML);
   if (i32[base + W.EXIT_MSR_STORE_COUNT] !== 0) checkField(cpu, MSR_STORE);
   if (i32[base + W.EXIT_MSR_LOAD_COUNT] !== 0) checkField(cpu, MSR_LOAD);
   if (i32[base + W.ENTRY_MSR_LOAD_COUNT] !== 0) checkField(cpu, ENTRY_LOAD);
