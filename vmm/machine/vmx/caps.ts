@@ -114,6 +114,7 @@ const SECONDARY = controlCaps(
     'SHADOW_VMCS',
     'RDSEED_EXITING',
     'ENABLE_PML',
+    'TSC_SCALING',
   ]),
 );
 

@@ -33,6 +33,7 @@ export function checkControls(cpu: Cpu): Broken {
     checkEpt(cpu) ??
     checkVmfunc(cpu) ??
     checkShadowBitmaps(cpu) ??
+    checkTscMultiplier(cpu) ??
     checkExitControls(cpu) ??
     checkEntryControls(cpu)
   );
@@ -147,6 +148,13 @@ function checkShadowBitmaps(cpu: Cpu): Broken {
   if ((secondaryControls(cpu) & SECONDARY_EXEC.SHADOW_VMCS) === 0) return null;
   if (!isPageField(cpu, W.VMREAD_BITMAP)) return 'VMREAD-bitmap address';
   return isPageField(cpu, W.VMWRITE_BITMAP) ? null : 'VMWRITE-bitmap address';
+}
+
+function checkTscMultiplier(cpu: Cpu): Broken {
+  const { i32 } = cpu.mem;
+  const at = cpu.vmx.base + W.TSC_MULTIPLIER;
+  if ((secondaryControls(cpu) & SECONDARY_EXEC.TSC_SCALING) === 0) return null;
+  return (i32[at]! | i32[at + 1]!) === 0 ? 'TSC multiplier is zero' : null;
 }
 
 /** The EPTP as VM entry (and INVEPT, and VMFUNC) wants it. */

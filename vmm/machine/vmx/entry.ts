@@ -147,7 +147,6 @@ function startApicVirtualization(cpu: Cpu, secondary: number): void {
 function startGuest(cpu: Cpu, secondary: number): number {
   const {
     vmx,
-    sys,
     mem: { i32 },
   } = cpu;
   const { base } = vmx;
@@ -157,10 +156,7 @@ function startGuest(cpu: Cpu, secondary: number): number {
   vmx.secondary = secondary;
   vmx.pending = 0;
   if ((secondary & SECONDARY_EXEC.SHADOW_VMCS) !== 0) activateLinked(cpu);
-  if ((vmx.cpuBased & CPU_BASED.USE_TSC_OFFSETTING) !== 0) {
-    sys.vmxTscOffset[0] = i32[base + W.TSC_OFFSET]!;
-    sys.vmxTscOffset[1] = i32[base + W.TSC_OFFSET + 1]!;
-  }
+  if ((vmx.cpuBased & CPU_BASED.USE_TSC_OFFSETTING) !== 0) startTsc(cpu, secondary);
   if ((vmx.pin & PIN_BASED.VMX_PREEMPTION_TIMER) !== 0) startTimer(cpu, i32[base + W.GUEST_TIMER]!);
   if ((vmx.cpuBased & CPU_BASED.MONITOR_TRAP_FLAG) !== 0) vmx.mtfAfter = cpu.clock[0]!;
   startApicVirtualization(cpu, secondary);
@@ -168,4 +164,18 @@ function startGuest(cpu: Cpu, secondary: number): number {
   return i32[base + W.ENTRY_INTR_INFO]! < 0
     ? injectEvent(cpu, i32[base + W.ENTRY_INTR_INFO]!)
     : VMX_RESULT.SUCCEED;
+}
+
+/** What the guest reads for the TSC. The multiplier has no effect without the offset. */
+function startTsc(cpu: Cpu, secondary: number): void {
+  const {
+    sys,
+    vmx: { base },
+    mem: { i32 },
+  } = cpu;
+  sys.vmxTscOffset[0] = i32[base + W.TSC_OFFSET]!;
+  sys.vmxTscOffset[1] = i32[base + W.TSC_OFFSET + 1]!;
+  if ((secondary & SECONDARY_EXEC.TSC_SCALING) === 0) return;
+  const [lo, hi] = [i32[base + W.TSC_MULTIPLIER]!, i32[base + W.TSC_MULTIPLIER + 1]!];
+  sys.vmxTscMultiplier = (BigInt(hi >>> 0) << 32n) | BigInt(lo >>> 0);
 }

@@ -134,6 +134,7 @@ export function leaveGuest(cpu: Cpu): void {
   cpu.mmu.apicAccessPage = -1;
   sys.vmxTscOffset[0] = 0;
   sys.vmxTscOffset[1] = 0;
+  sys.vmxTscMultiplier = 0n;
   cpu.s[S.PENDING] = 1;
   const count = i32[base + W.EXIT_MSR_LOAD_COUNT]! >>> 0;
   if (count === 0) return;

@@ -25,6 +25,7 @@ export const IO_BITMAP_A = vmcsWord(VMCS_CTRL.IO_BITMAP_A);
 export const IO_BITMAP_B = vmcsWord(VMCS_CTRL.IO_BITMAP_B);
 export const MSR_BITMAP = vmcsWord(VMCS_CTRL.MSR_BITMAP);
 export const TSC_OFFSET = vmcsWord(VMCS_CTRL.TSC_OFFSET);
+export const TSC_MULTIPLIER = vmcsWord(VMCS_CTRL.TSC_MULTIPLIER);
 export const VIRTUAL_APIC = vmcsWord(VMCS_CTRL.VIRTUAL_APIC_PAGE_ADDR);
 export const TPR_THRESHOLD = vmcsWord(VMCS_CTRL.TPR_THRESHOLD);
 export const APIC_ACCESS = vmcsWord(VMCS_CTRL.APIC_ACCESS_ADDR);

@@ -15,7 +15,7 @@ export function apicHostOf(cpu: Cpu): ApicHost {
     now: () => cpu.clock[0]!,
     tscToCycles: (lo, hi) => {
       const tsc = new Int32Array(2);
-      add64(tsc, cpu.clock[0]!, cpu.sys.tscOffset[0]!, cpu.sys.tscOffset[1]!);
+      readOwnTsc(cpu, tsc);
       const left = unsigned64(lo, hi) - unsigned64(tsc[0]!, tsc[1]!);
       return cpu.clock[0]! + (left > 0n ? Number(left) : 0);
     },
@@ -36,10 +36,24 @@ export function apicHostOf(cpu: Cpu): ApicHost {
   };
 }
 
-/** TSC of the CPU as RDTSC reads it in its current mode, into out[0] (low), out[1] (high). */
-export function readTsc(cpu: Cpu, out: Int32Array): void {
-  const { tscOffset, vmxTscOffset } = cpu.sys;
+/** IA32_TIME_STAMP_COUNTER itself, which no VMX control changes, into out[0] (low), out[1] (high). */
+export function readOwnTsc(cpu: Cpu, out: Int32Array): void {
+  const { tscOffset } = cpu.sys;
   add64(out, cpu.clock[0]!, tscOffset[0]!, tscOffset[1]!);
+}
+
+/**
+ * TSC of the CPU as RDTSC, RDTSCP and RDMSR read it in its current mode: in non-root operation first scaled, then
+ * offset. SDM, "Changes to Instruction Behavior in VMX Non-Root Operation".
+ */
+export function readTsc(cpu: Cpu, out: Int32Array): void {
+  const { vmxTscOffset, vmxTscMultiplier } = cpu.sys;
+  readOwnTsc(cpu, out);
+  if (vmxTscMultiplier !== 0n) {
+    const product = unsigned64(out[0]!, out[1]!) * vmxTscMultiplier;
+    out[0] = Number(BigInt.asIntN(32, product >> 48n));
+    out[1] = Number(BigInt.asIntN(32, product >> 80n));
+  }
   const lo = (out[0]! >>> 0) + (vmxTscOffset[0]! >>> 0);
   out[0] = lo | 0;
   out[1] = out[1]! + vmxTscOffset[1]! + (lo >= TWO_32 ? 1 : 0);

@@ -12,7 +12,7 @@ import { RAM_LIMIT } from '../../layout.ts';
 import { mmuContextChanged } from '../../mmu/context.ts';
 import type { Cpu } from '../cpu.ts';
 import { S, SEG_WORDS, SEGN } from '../state.ts';
-import { readTsc } from './apic_host.ts';
+import { readOwnTsc, readTsc } from './apic_host.ts';
 import { isCanonical } from './canonical.ts';
 import { defineMtrrs } from './mtrr.ts';
 import type { MsrDef, MsrFile } from './msr_file.ts';
@@ -114,11 +114,9 @@ function defineTsc(msrs: MsrFile): void {
     read: readTsc,
     write: (cpu, lo, hi) => {
       const now = new Int32Array(2);
-      readTsc(cpu, now);
-      // The offset of VMX non-root operation applies to reads only: take it out again.
-      const { vmxTscOffset } = cpu.sys;
-      const delta = pair(lo, hi) - pair(now[0]!, now[1]!) + pair(vmxTscOffset[0]!, vmxTscOffset[1]!);
-      moveTsc(cpu, delta);
+      // The offset and the multiplier of VMX non-root operation apply to reads only.
+      readOwnTsc(cpu, now);
+      moveTsc(cpu, pair(lo, hi) - pair(now[0]!, now[1]!));
       return true;
     },
   });
