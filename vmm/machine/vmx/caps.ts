@@ -115,6 +115,7 @@ const SECONDARY = controlCaps(
     'RDSEED_EXITING',
     'ENABLE_PML',
     'TSC_SCALING',
+    'PAUSE_LOOP_EXITING',
   ]),
 );
 

@@ -156,6 +156,7 @@ function startGuest(cpu: Cpu, secondary: number): number {
   vmx.secondary = secondary;
   vmx.pending = 0;
   if ((secondary & SECONDARY_EXEC.SHADOW_VMCS) !== 0) activateLinked(cpu);
+  vmx.lastPause = -Infinity;
   if ((vmx.cpuBased & CPU_BASED.USE_TSC_OFFSETTING) !== 0) startTsc(cpu, secondary);
   if ((vmx.pin & PIN_BASED.VMX_PREEMPTION_TIMER) !== 0) startTimer(cpu, i32[base + W.GUEST_TIMER]!);
   if ((vmx.cpuBased & CPU_BASED.MONITOR_TRAP_FLAG) !== 0) vmx.mtfAfter = cpu.clock[0]!;

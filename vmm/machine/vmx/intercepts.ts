@@ -21,6 +21,7 @@ import {
   vmxInsnInfo,
 } from './insn_info.ts';
 import { crAccessQual, drAccessQual } from './intercept_cr.ts';
+import { pauseExits } from './pause_loop.ts';
 import * as W from './words.ts';
 
 /** Above every SYSOP. */
@@ -48,7 +49,6 @@ const SIMPLE: Readonly<Record<number, SimpleExit>> = {
   [SYSOP.RDPMC]:   { reason: EXIT_REASON.RDPMC, cpuBased: CPU_BASED.RDPMC_EXITING },
   [SYSOP.MWAIT]:   { reason: EXIT_REASON.MWAIT_INSTRUCTION, cpuBased: CPU_BASED.MWAIT_EXITING },
   [SYSOP.MONITOR]: { reason: EXIT_REASON.MONITOR_INSTRUCTION, cpuBased: CPU_BASED.MONITOR_EXITING },
-  [SYSOP.PAUSE]:   { reason: EXIT_REASON.PAUSE_INSTRUCTION, cpuBased: CPU_BASED.PAUSE_EXITING },
   [SYSOP.WBINVD]:  { reason: EXIT_REASON.WBINVD, secondary: SECONDARY_EXEC.WBINVD_EXITING },
 };
 
@@ -132,6 +132,8 @@ function otherIntercepts(cpu: Cpu): boolean {
         (vmx.cpuBased & CPU_BASED.MOV_DR_EXITING) !== 0 &&
         insnExit(cpu, EXIT_REASON.DR_ACCESS, drAccessQual(cpu), 0)
       );
+    case SYSOP.PAUSE:
+      return pauseExits(cpu) && insnExit(cpu, EXIT_REASON.PAUSE_INSTRUCTION, 0, 0);
     case SYSOP.INVLPG:
       return (
         (vmx.cpuBased & CPU_BASED.INVLPG_EXITING) !== 0 &&
