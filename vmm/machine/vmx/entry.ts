@@ -68,8 +68,9 @@ function vmEntry(cpu: Cpu, wanted: number): number {
     prepareHostSegments(cpu);
   }
   i32[base + VMCS_WORD.STATE] = state | VMCS_STATE.CTRL_OK | VMCS_STATE.HOST_OK;
-  checkVmcsFrames(cpu);
-  return enterGuest(cpu);
+  const secondary = secondaryControls(cpu);
+  checkVmcsFrames(cpu, secondary);
+  return enterGuest(cpu, secondary);
 }
 
 function refuse(cpu: Cpu, error: number, rule: string): number {
@@ -78,7 +79,7 @@ function refuse(cpu: Cpu, error: number, rule: string): number {
 }
 
 /** From the checks on guest state to the guest's first instruction. */
-function enterGuest(cpu: Cpu): number {
+function enterGuest(cpu: Cpu, secondary: number): number {
   const {
     vmx,
     mem: { i32 },
@@ -99,7 +100,6 @@ function enterGuest(cpu: Cpu): number {
     }
     i32[state] = i32[state]! | VMCS_STATE.GUEST_OK;
   }
-  const secondary = secondaryControls(cpu);
   loadGuestState(cpu, secondary);
   const failed = loadEntryMsrs(cpu);
   if (failed !== 0)
@@ -156,7 +156,7 @@ function startGuest(cpu: Cpu, secondary: number): number {
   vmx.secondary = secondary;
   vmx.pending = 0;
   if ((secondary & SECONDARY_EXEC.SHADOW_VMCS) !== 0) activateLinked(cpu);
-  vmx.lastPause = -Infinity;
+  if ((secondary & SECONDARY_EXEC.PAUSE_LOOP_EXITING) !== 0) vmx.lastPause = -Infinity;
   if ((vmx.cpuBased & CPU_BASED.USE_TSC_OFFSETTING) !== 0) startTsc(cpu, secondary);
   if ((vmx.pin & PIN_BASED.VMX_PREEMPTION_TIMER) !== 0) startTimer(cpu, i32[base + W.GUEST_TIMER]!);
   if ((vmx.cpuBased & CPU_BASED.MONITOR_TRAP_FLAG) !== 0) vmx.mtfAfter = cpu.clock[0]!;
@@ -177,6 +177,6 @@ function startTsc(cpu: Cpu, secondary: number): void {
   sys.vmxTscOffset[0] = i32[base + W.TSC_OFFSET]!;
   sys.vmxTscOffset[1] = i32[base + W.TSC_OFFSET + 1]!;
   if ((secondary & SECONDARY_EXEC.TSC_SCALING) === 0) return;
-  const [lo, hi] = [i32[base + W.TSC_MULTIPLIER]!, i32[base + W.TSC_MULTIPLIER + 1]!];
-  sys.vmxTscMultiplier = (BigInt(hi >>> 0) << 32n) | BigInt(lo >>> 0);
+  sys.vmxTscMultiplier[0] = i32[base + W.TSC_MULTIPLIER]!;
+  sys.vmxTscMultiplier[1] = i32[base + W.TSC_MULTIPLIER + 1]!;
 }

@@ -134,7 +134,8 @@ export function leaveGuest(cpu: Cpu): void {
   cpu.mmu.apicAccessPage = -1;
   sys.vmxTscOffset[0] = 0;
   sys.vmxTscOffset[1] = 0;
-  sys.vmxTscMultiplier = 0n;
+  sys.vmxTscMultiplier[0] = 0;
+  sys.vmxTscMultiplier[1] = 0;
   cpu.s[S.PENDING] = 1;
   const count = i32[base + W.EXIT_MSR_LOAD_COUNT]! >>> 0;
   if (count === 0) return;

@@ -24,7 +24,7 @@ export function loadHostState(cpu: Cpu): void {
   mmu.eptp = 0;
   mmu.eptAd = 0;
   mmu.vpid = 0;
-  mmu.pmlPage = -1;
+  if (mmu.pmlPage >= 0) mmu.pmlPage = -1;
   mmuContextChanged(cpu);
   if (!tagged) vmxTransitionFlush(cpu);
 }

@@ -11,7 +11,6 @@ import { VMCS_GUEST } from '../../../lib/x86/vmx/vmcs_guest.ts';
 import type { Cpu } from '../cpu/cpu.ts';
 import { SanitizerError } from '../errors.ts';
 import { FRAME } from '../memory/frames.ts';
-import { secondaryControls } from './check_controls.ts';
 import { vmcsEpochWord, vmcsWord } from './vmcs_layout.ts';
 import * as W from './words.ts';
 
@@ -43,8 +42,8 @@ const MSR_STORE = field('VM_EXIT_MSR_STORE_ADDR');
 const MSR_LOAD = field('VM_EXIT_MSR_LOAD_ADDR');
 const ENTRY_LOAD = field('VM_ENTRY_MSR_LOAD_ADDR');
 
-/** Every structure that the VMCS now entered points to, and the VMCS itself. */
-export function checkVmcsFrames(cpu: Cpu): void {
+/** Every structure that the VMCS now entered points to, and the VMCS itself. `secondary`: the controls in force. */
+export function checkVmcsFrames(cpu: Cpu, secondary: number): void {
   const {
     vmx,
     mem: { i32 },
@@ -59,7 +58,6 @@ export function checkVmcsFrames(cpu: Cpu): void {
   if ((cpuBased & CPU_BASED.USE_MSR_BITMAPS) !== 0) checkField(cpu, MSR_BITMAP);
   if ((cpuBased & CPU_BASED.TPR_SHADOW) !== 0) checkField(cpu, VAPIC);
   if ((i32[base + W.PIN]! & PIN_BASED.POSTED_INTR) !== 0) checkField(cpu, POSTED_INTR);
-  const secondary = secondaryControls(cpu);
   const functions = (secondary & SECONDARY_EXEC.ENABLE_VMFUNC) !== 0 ? i32[base + W.VM_FUNCTION_CONTROL]! : 0;
   if ((functions & VMX_VMFUNC.EPTP_SWITCHING) !== 0) checkField(cpu, EPTP_LIST);
   if ((secondary & SECONDARY_EXEC.VIRTUALIZE_APIC_ACCESSES) !== 0) checkField(cpu, APIC_ACCESS);

@@ -48,7 +48,10 @@ export class VmxUnit {
   secondary = 0;
   /** Cycle at which the VMX-preemption timer reaches zero. */
   timerDeadline = Infinity;
-  /** Clock of the last PAUSE at CPL 0 since VM entry, -Infinity before it, and of the first one of its loop. */
+  /**
+   * Under PAUSE-loop exiting: clock of the last PAUSE at CPL 0 since VM entry, -Infinity before it, and of the first
+   * one of its loop.
+   */
   lastPause = -Infinity;
   firstPause = 0;
   /** Clock after which the monitor trap flag causes its VM exit; Infinity if it is 0. */

@@ -49,8 +49,9 @@ export function readOwnTsc(cpu: Cpu, out: Int32Array): void {
 export function readTsc(cpu: Cpu, out: Int32Array): void {
   const { vmxTscOffset, vmxTscMultiplier } = cpu.sys;
   readOwnTsc(cpu, out);
-  if (vmxTscMultiplier !== 0n) {
-    const product = unsigned64(out[0]!, out[1]!) * vmxTscMultiplier;
+  const [mLo, mHi] = [vmxTscMultiplier[0]!, vmxTscMultiplier[1]!];
+  if ((mLo | mHi) !== 0) {
+    const product = unsigned64(out[0]!, out[1]!) * unsigned64(mLo, mHi);
     out[0] = Number(BigInt.asIntN(32, product >> 48n));
     out[1] = Number(BigInt.asIntN(32, product >> 80n));
   }

@@ -42,8 +42,8 @@ export class SystemUnit {
   readonly tscAdjust = new Int32Array(2);
   /** What RDTSC adds in VMX non-root operation with TSC offsetting; zero otherwise. Set by the VMX unit. lo, hi. */
   readonly vmxTscOffset = new Int32Array(2);
-  /** What RDTSC multiplies with before, in units of 2^-48, under TSC scaling; 0 otherwise: no multiplier can be 0. */
-  vmxTscMultiplier = 0n;
+  /** What RDTSC multiplies with before, in units of 2^-48, under TSC scaling; 0 otherwise: no multiplier can be 0. lo, hi. */
+  readonly vmxTscMultiplier = new Int32Array(2);
   /** IA32_FEATURE_CONTROL, low word: as firmware leaves it, locked with VMX enabled outside of SMX. */
   featCtl = FEAT_CTL.LOCKED | FEAT_CTL.VMX_ENABLED_OUTSIDE_SMX;
   /** SYSCALL and SYSENTER MSRs, lo/hi pairs by index SYSCALL_MSR. */
