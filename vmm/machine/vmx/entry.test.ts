@@ -120,6 +120,15 @@ describe('VM entry', () => {
     expect([...box.cpu.sys.vmxTscOffset]).toEqual([0, 0]);
   });
 
+  it('TSC offsetting does not show in the MSR-store area', () => {
+    const box = guest().change(C.CPU_BASED_VM_EXEC_CONTROL, CPU_BASED.USE_TSC_OFFSETTING);
+    vmwrite64(box.cpu, C.TSC_OFFSET, 0x100_0000_0000n);
+    box.word(AT.MSR_LIST, MSR.IA32_TSC);
+    expect(box.write(C.VM_EXIT_MSR_STORE_COUNT, 1).launch()).toBe(R.VMCALL);
+    expect(box.cpu.mem.i32[(AT.MSR_LIST + 12) >> 2]).toBe(0);
+    expect(box.cpu.mem.i32[(AT.MSR_LIST + 8) >> 2]).toBeGreaterThan(0);
+  });
+
   it('without VPID drops the translations of VPID 0 on entry and on exit, with VPID none', () => {
     const flushes = (clear: number): number => {
       const box = guest().change(C.SECONDARY_VM_EXEC_CONTROL, 0, clear);

@@ -102,11 +102,21 @@ function isDoubleFaultExit(i32: Int32Array, base: number, reason: number): boole
   return reason === EXIT_REASON.EXCEPTION_NMI && info === EXIT_DF;
 }
 
+/** The TSC is the processor's again. */
+function stopTsc({ sys }: Cpu): void {
+  sys.vmxTscOffset[0] = 0;
+  sys.vmxTscOffset[1] = 0;
+  sys.vmxTscMultiplier[0] = 0;
+  sys.vmxTscMultiplier[1] = 0;
+}
+
+/** The TSC goes into the list without the guest's offset: L0 relies on that, see nested_vmx_get_vmexit_msr_value(). */
 function storeMsrs(cpu: Cpu): void {
   const {
     mem: { i32 },
     vmx: { base },
   } = cpu;
+  stopTsc(cpu);
   const failed = storeMsrArea(
     cpu,
     addressIn(cpu, W.EXIT_MSR_STORE_ADDR) / 4,
@@ -120,7 +130,6 @@ export function leaveGuest(cpu: Cpu): void {
   const {
     mem: { i32 },
     vmx,
-    sys,
   } = cpu;
   const { base } = vmx;
   loadHostState(cpu);
@@ -132,10 +141,7 @@ export function leaveGuest(cpu: Cpu): void {
   vmx.mtfAfter = Infinity;
   vmx.pending = 0;
   cpu.mmu.apicAccessPage = -1;
-  sys.vmxTscOffset[0] = 0;
-  sys.vmxTscOffset[1] = 0;
-  sys.vmxTscMultiplier[0] = 0;
-  sys.vmxTscMultiplier[1] = 0;
+  stopTsc(cpu);
   cpu.s[S.PENDING] = 1;
   const count = i32[base + W.EXIT_MSR_LOAD_COUNT]! >>> 0;
   if (count === 0) return;
