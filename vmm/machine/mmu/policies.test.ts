@@ -101,6 +101,7 @@ function* leftovers(box: PagingBox, s: Scenario): Generator<string> {
     yield box.read(box.entry(BASE + BigInt(n) * 0x1000n, 1)).toString(16);
     if (s.ept !== 0) yield box.read(box.eptEntry(GUEST_PAGE + n * 0x1000, 1)).toString(16);
   }
+  if (s.ept === 0 || s.pml < 0) return;
   yield `log index ${box.mem.i32[LOG_INDEX / 4]!}`;
   for (let at = LOG; at < LOG + 0x1000; at += 8) if (box.read(at) !== 0n) yield `${at}: ${box.read(at)}`;
 }
