@@ -10,6 +10,7 @@ import { VMCS_CTRL } from '../../../lib/x86/vmx/vmcs_ctrl.ts';
 import { VMCS_GUEST } from '../../../lib/x86/vmx/vmcs_guest.ts';
 import type { Cpu } from '../cpu/cpu.ts';
 import { SanitizerError } from '../errors.ts';
+import { RAM_BASE } from '../layout.ts';
 import { FRAME } from '../memory/frames.ts';
 import { vmcsEpochWord, vmcsWord } from './vmcs_layout.ts';
 import * as W from './words.ts';
@@ -80,6 +81,10 @@ function checkField(cpu: Cpu, { name, word, epoch }: AddressField): void {
 
 function checkFrame(cpu: Cpu, what: string, address: number, seen: number): void {
   const { frames } = cpu;
+  if (address < RAM_BASE && what !== APIC_ACCESS.name)
+    throw new SanitizerError(
+      `CPU ${cpu.id}: VM entry uses ${what} at ${hex(address)}, which is the machine's own memory`,
+    );
   const frame = address >>> 12;
   const epoch = frames.epoch[frame];
   if (epoch === undefined || (epoch === seen && (epoch === 0 || frames.state[frame] !== FRAME.FREE))) return;

@@ -12,6 +12,7 @@ import { COST } from '../cost/points.ts';
 import type { Cpu } from '../cpu/cpu.ts';
 import { S } from '../cpu/state.ts';
 import { BugError, SanitizerError } from '../errors.ts';
+import { RAM_BASE } from '../layout.ts';
 import { activateVmcs, checkActive } from './vmcs_active.ts';
 import { VMCS_REVISION, VMCS_STATE, VMCS_WORD } from './vmcs_layout.ts';
 import { vmFail } from './vmx_result.ts';
@@ -22,9 +23,12 @@ function isValidPointer(cpu: Cpu, pa: number): boolean {
   return pa >= 0 && pa % 4096 === 0 && pa < 2 ** cpu.vmx.caps.maxPhyAddr;
 }
 
+/** The machine keeps its own state below RAM. */
+const isMemory = (cpu: Cpu, pa: number): boolean => pa >= RAM_BASE && pa < cpu.mem.size;
+
 /** The first word of a region; ones where there is no memory. */
 function revisionAt(cpu: Cpu, pa: number): number {
-  return pa < cpu.mem.size ? cpu.mem.i32[pa >>> 2]! : -1;
+  return isMemory(cpu, pa) ? cpu.mem.i32[pa >>> 2]! : -1;
 }
 
 /** L0 executes a VMX instruction: it must be in VMX root operation. */
@@ -67,7 +71,7 @@ export function vmclear(cpu: Cpu, pa: number): number {
   const { vmx } = cpu;
   if (!isValidPointer(cpu, pa)) return vmFail(cpu, VMXERR.VMCLEAR_INVALID_ADDRESS);
   if (pa === vmx.vmxonPtr) return vmFail(cpu, VMXERR.VMCLEAR_VMXON_POINTER);
-  if (pa < cpu.mem.size) {
+  if (isMemory(cpu, pa)) {
     const base = pa >>> 2;
     checkActive(cpu, base, 'VMCLEAR');
     cpu.mem.i32[base + VMCS_WORD.STATE] = VMCS_STATE.MAGIC;
