@@ -3,6 +3,7 @@
  * Linear accesses to the APIC-access page: what goes to the virtual-APIC page instead, what exits, and what the processor
  * does after a write. SDM, "Virtualizing Memory-Mapped APIC Accesses". The fast TLB never has the page.
  * DEVIATION: accesses by guest-physical and physical addresses (page walks) go to the page itself.
+ * DEVIATION: an instruction that reads and writes is judged by the write, and a second access of one instruction by itself.
  */
 import { APIC_REG } from '../../../lib/x86/apic.ts';
 import { CPU_BASED, SECONDARY_EXEC } from '../../../lib/x86/vmx/controls.ts';
@@ -78,7 +79,7 @@ function apicAccessFault(cpu: Cpu, offset: number, kind: number): number {
 function isVirtualized(cpu: Cpu, offset: number, size: number, kind: number): boolean {
   const { vmx } = cpu;
   if ((vmx.cpuBased & CPU_BASED.TPR_SHADOW) === 0 || kind === ACCESS.EXEC) return false;
-  // In the low four bytes of sixteen. No instruction that may write here makes a second access.
+  // In the low four bytes of sixteen.
   if ((offset & 0xf) + size > 4) return false;
   if ((vmx.secondary & SECONDARY_EXEC.APIC_REGISTER_VIRT) !== 0)
     return (kind === ACCESS.WRITE ? WRITABLE : READABLE).has(offset & 0xff0);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /**
  * VM exits at instruction boundaries. SDM, "Other Causes of VM Exits", "Monitor Trap Flag", "VMX-Preemption Timer" and
- * "Priority Among Concurrent Events"; INIT, MTF and the traps of APIC virtualization come before debug traps, the timer and windows after.
+ * "Priority Among Concurrent Events": the traps of APIC virtualization, INIT and MTF come before debug traps, the timer and
+ * windows after. What a higher exit supersedes is dropped, but for INIT.
  */
 import { VECTOR } from '../../../lib/x86/exceptions.ts';
 import { RFLAGS } from '../../../lib/x86/registers.ts';
@@ -41,19 +42,21 @@ function isQuiet(cpu: Cpu): boolean {
 
 /** Cycle at which the guest must be stopped to look: the preemption timer, or one instruction with the trap flag. */
 export function vmxNextDeadline(cpu: Cpu): number {
+  const activity = cpu.s[S.ACTIVITY]!;
+  if (activity > ACTIVITY.HLT) return activity === ACTIVITY.WAIT_SIPI ? Infinity : cpu.vmx.timerDeadline;
   return Math.min(cpu.vmx.timerDeadline, cpu.vmx.mtfAfter + 1);
 }
 
 function trapLikeExit(cpu: Cpu): boolean {
   const { vmx, sys } = cpu;
+  const active = cpu.s[S.ACTIVITY]! <= ACTIVITY.HLT;
+  if (active && apicTrapExit(cpu)) return true;
   if (sys.initPending !== 0) {
     sys.initPending = 0;
     return vmxExit(cpu, EXIT_REASON.INIT_SIGNAL) === RUN.VMEXIT;
   }
-  if ((vmx.pending & VMX_PENDING.MTF) !== 0 || cpu.clock[0]! > vmx.mtfAfter) {
-    return vmxExit(cpu, EXIT_REASON.MONITOR_TRAP_FLAG) === RUN.VMEXIT;
-  }
-  return apicTrapExit(cpu);
+  const mtf = (vmx.pending & VMX_PENDING.MTF) !== 0 || cpu.clock[0]! > vmx.mtfAfter;
+  return active && mtf && vmxExit(cpu, EXIT_REASON.MONITOR_TRAP_FLAG) === RUN.VMEXIT;
 }
 
 /** The trap-like exits of APIC virtualization. */
@@ -66,12 +69,12 @@ function apicTrapExit(cpu: Cpu): boolean {
   return vmxExit(cpu, EXIT_REASON.APIC_WRITE, trapQualification) === RUN.VMEXIT;
 }
 
-/** Debug traps go first; MOV SS holds them back. */
-function debugTrapDue(cpu: Cpu): boolean {
+/** A debug trap is next; MOV SS holds it back, and nothing is delivered in shutdown. */
+export function debugTrapDue(cpu: Cpu): boolean {
   return (
     cpu.sys.pendingDebug !== 0 &&
     (cpu.s[S.BLOCKING]! & BLOCKING.MOV_SS) === 0 &&
-    cpu.s[S.ACTIVITY] === ACTIVITY.ACTIVE
+    cpu.s[S.ACTIVITY]! <= ACTIVITY.HLT
   );
 }
 

@@ -146,7 +146,7 @@ export function processPostedInterrupts(cpu: Cpu, vector: number): boolean {
   let highest = 0;
   for (let n = 0; n < 8; n++) {
     const at = descriptor / 4 + n;
-    const requests = i32[at] ?? 0;
+    const requests = i32[at] ?? 0; // nothing is requested where there is no memory
     i32[at] = 0;
     if (requests === 0) continue;
     const offset = APIC_REG.IRR + n * VECTOR_STRIDE;

@@ -10,7 +10,7 @@ import { INTR_TYPE } from '../../../../lib/x86/vmx/intr_info.ts';
 import { COST } from '../../cost/points.ts';
 import { spend } from '../../cost/ledger.ts';
 import { UnimplementedError } from '../../errors.ts';
-import { vmxNextDeadline, vmxPendingWork } from '../../vmx/pending.ts';
+import { debugTrapDue, vmxNextDeadline, vmxPendingWork } from '../../vmx/pending.ts';
 import { takeVirtualInterrupt } from '../../vmx/virtual_interrupts.ts';
 import { VMX_PENDING } from '../../vmx/vmx_unit.ts';
 import type { Cpu } from '../cpu.ts';
@@ -110,7 +110,7 @@ function takeEvents(cpu: Cpu): number {
     throw new UnimplementedError(`CPU ${cpu.id}: startup IPI, real mode is not modelled`);
   }
   if (vmx.nonRoot && vmxPendingWork(cpu)) return RUN.VMEXIT;
-  if (sys.pendingDebug !== 0 && (s[S.BLOCKING]! & BLOCKING.MOV_SS) === 0) return takeDebugTrap(cpu);
+  if (debugTrapDue(cpu)) return takeDebugTrap(cpu);
   if (s[S.ACTIVITY]! > ACTIVITY.HLT || (s[S.BLOCKING]! & SHADOW) !== 0) return NEXT;
   if (
     sys.nmiPending !== 0 &&
@@ -118,16 +118,20 @@ function takeEvents(cpu: Cpu): number {
     (vmx.pin & PIN_BASED.NMI_EXITING) === 0
   ) {
     sys.nmiPending = 0;
-    s[S.PENDING] = 1; // what exits without regard to RFLAGS.IF comes before the handler's first instruction
-    return deliverEvent(cpu, INTR_TYPE.NMI_INTR | VECTOR.NMI, 0, 0);
+    return deliver(cpu, INTR_TYPE.NMI_INTR | VECTOR.NMI);
   }
   if ((vmx.pending & VMX_PENDING.VIRTUAL_INTR) !== 0 && (s[S.RFLAGS_SYS]! & RFLAGS.IF) !== 0) {
-    s[S.PENDING] = 1;
-    return deliverEvent(cpu, INTR_TYPE.EXT_INTR | takeVirtualInterrupt(cpu), 0, 0);
+    return deliver(cpu, INTR_TYPE.EXT_INTR | takeVirtualInterrupt(cpu));
   }
   if ((s[S.RFLAGS_SYS]! & RFLAGS.IF) === 0 || (vmx.pin & PIN_BASED.EXT_INTR_MASK) !== 0) return NEXT;
   if (cpu.apic.highestDeliverable() < 0) return NEXT;
-  return deliverEvent(cpu, INTR_TYPE.EXT_INTR | cpu.apic.acknowledge(), 0, 0);
+  return deliver(cpu, INTR_TYPE.EXT_INTR | cpu.apic.acknowledge());
+}
+
+/** What else is pending, and may be delivered or exit, comes before the handler's first instruction. */
+function deliver(cpu: Cpu, info: number): number {
+  cpu.s[S.PENDING] = 1;
+  return deliverEvent(cpu, info, 0, 0);
 }
 
 function takeInit(cpu: Cpu): number {
@@ -139,5 +143,6 @@ function takeInit(cpu: Cpu): number {
 function takeDebugTrap(cpu: Cpu): number {
   cpu.fault.qualification = cpu.sys.pendingDebug & (DR6.BS | 0xf);
   cpu.sys.pendingDebug = 0;
+  cpu.s[S.PENDING] = 1;
   return raiseException(cpu, VECTOR.DB, 0);
 }
