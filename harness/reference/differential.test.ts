@@ -13,7 +13,7 @@ import { fuzzOne, programOf } from './fuzz.ts';
 import { GENERATED_FORMS } from './generate.ts';
 
 const FACTOR = Math.max(1, Number(process.env['NESTBED_FUZZ'] ?? '1'));
-const PROGRAMS = 1500 * FACTOR;
+const PROGRAMS = 1000 * FACTOR;
 const TIMEOUT = 60_000 * FACTOR;
 
 describe('the interpreter and the reference', () => {
