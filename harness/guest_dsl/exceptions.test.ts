@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/** Exceptions in guest code: handlers, fix-ups of marked instructions, and what has neither. Expected: SDM, "Interrupt and Exception Handling". */
+/**
+ * Exceptions in guest code: handlers, fix-ups of marked instructions, and what has neither. Expected: SDM, "Interrupt and
+ * Exception Handling".
+ */
 import { describe, expect, it } from 'vitest';
 import { mem } from '../../lib/asm/operands.ts';
 import {

@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/** Debug registers, set by userspace and by the guest, and the exceptions of their breakpoints. Expected: SDM, "Debug Registers". */
+/**
+ * Debug registers, set by userspace and by the guest, and the exceptions of their breakpoints. Expected: SDM, "Debug
+ * Registers".
+ */
 import { describe, expect, it } from 'vitest';
 import { R } from '../../lib/asm/operands.ts';
 import {

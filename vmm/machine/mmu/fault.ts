@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /**
- * Faults of an access, filled into cpu.fault. SDM, "Page-Fault Exceptions", "Canonical Addressing", "Exit
- * Qualification for EPT Violations" and "Page-Modification Logging". Each function returns -1, what a failed translation returns.
+ * Faults of an access, filled into cpu.fault. SDM, "Page-Fault Exceptions", "Canonical Addressing", "Exit Qualification
+ * for EPT Violations" and "Page-Modification Logging". Each function returns -1, what a failed translation returns.
  */
 import { PFERR, VECTOR } from '../../../lib/x86/exceptions.ts';
 import { CR4, EFER } from '../../../lib/x86/registers.ts';

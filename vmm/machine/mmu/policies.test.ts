@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /**
  * Random tables, random accesses: a correct program cannot tell whether translations are kept, how many, or for how
- * long; the straight-line walks agree with the general ones, page-modification log included; and the walker of the checking mode, which shares no code
- * with them, finds no stale mapping where no table changed.
+ * long; the straight-line walks agree with the general ones, page-modification log included; and the walker of the
+ * checking mode, which shares no code with them, finds no stale mapping where no table changed.
  */
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';

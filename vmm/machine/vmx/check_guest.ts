@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /**
  * Checks on the guest-state area at VM entry that stay valid until a field is written: control registers, MSRs,
- * descriptor tables; and on the link pointer, at each entry. A failure is exit reason 33. SDM, "Checks on Guest Control Registers, Debug
- * Registers, and MSRs", "Checks on Guest Descriptor-Table Registers", "Checks on Guest Non-Register State".
+ * descriptor tables; and on the link pointer, at each entry. A failure is exit reason 33. SDM, "Checks on Guest Control
+ * Registers, Debug Registers, and MSRs", "Checks on Guest Descriptor-Table Registers", "Checks on Guest Non-Register
+ * State".
  */
 import { CR0, CR4, EFER } from '../../../lib/x86/registers.ts';
 import { DEBUGCTL } from '../../../lib/x86/msr.ts';
