@@ -70,11 +70,7 @@ export class ApicVectors {
   }
 
   #highest(base: number): number {
-    for (let n = 7; n >= 0; n--) {
-      const bits = this.#page[(base >> 2) + n * 4]!;
-      if (bits !== 0) return n * 32 + 31 - Math.clz32(bits);
-    }
-    return -1;
+    return highestVector(this.#page, base >> 2);
   }
 
   #count(base: number): number {
@@ -84,6 +80,15 @@ export class ApicVectors {
     }
     return count;
   }
+}
+
+/** The highest vector of the 256-bit register at a word of a register page, or -1; ones where there is no memory. */
+export function highestVector(words: Int32Array, first: number): number {
+  for (let n = 7; n >= 0; n--) {
+    const bits = words[first + n * 4] ?? -1;
+    if (bits !== 0) return n * 32 + 31 - Math.clz32(bits);
+  }
+  return -1;
 }
 
 function wordOf(base: number, vector: number): number {

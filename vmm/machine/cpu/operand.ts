@@ -9,6 +9,7 @@ import type { DecodedInsn } from './decode/insn.ts';
 import { HIGH_BYTE } from './decode/ops.ts';
 import { FAST_TLB_ENTRIES, RAM_BASE } from '../layout.ts';
 import { ACCESS } from '../mmu/access.ts';
+import { isDataFast } from '../mmu/fast.ts';
 import { translateAccess } from '../mmu/linear.ts';
 import { SCRATCH } from './regs.ts';
 import { S, SEG_WORDS, SEGN } from './state.ts';
@@ -55,19 +56,12 @@ export function effectiveAddress(cpu: Cpu, x: DecodedInsn): void {
   addSegmentBase(cpu, SCRATCH.ADDR, x.seg);
 }
 
-/** Whether the fast TLB has the page for the access. */
-function isFast(cpu: Cpu, lo: number, hi: number, access: number): boolean {
-  const { readTag, writeTag, hiTag } = cpu.fast;
-  const i = (lo >>> 12) & (FAST_TLB_ENTRIES - 1);
-  if (hiTag[i] !== (hi ^ cpu.s[S.CTX]!) || (access & ACCESS.SYSTEM) !== 0) return false;
-  return ((access & ACCESS.KIND) === ACCESS.READ ? readTag : writeTag)[i] === (lo & -4096);
-}
-
 /** Translate `size` bytes at (lo, hi) for a later readPrepared() or writePrepared(). False: cpu.fault is set. */
 export function prepare(cpu: Cpu, lo: number, hi: number, size: number, access: number): boolean {
   const s = cpu.s;
   const head = Math.min(size, 4096 - (lo & 0xfff));
-  if (head === size && isFast(cpu, lo, hi, access)) {
+  const isUsers = (access & ACCESS.SYSTEM) === 0;
+  if (head === size && isUsers && isDataFast(cpu, lo, hi, access & ACCESS.KIND)) {
     setPrepared(s, (lo + cpu.fast.addend[(lo >>> 12) & (FAST_TLB_ENTRIES - 1)]!) | 0, size);
     return true;
   }

@@ -70,7 +70,7 @@ class Writer {
     return i32.store(k(0), this.state + word(n), value);
   }
 
-  /** Field of the record: `p` is its address in bytes from the first word of `body()` on. */
+  /** Field of the record: begin() makes `p` its address in bytes. */
   field(n: number): Code {
     return i32.load(this.p.get, word(n));
   }

@@ -13,6 +13,7 @@ import { fetchAddress, isFetchFast } from './fetch.ts';
 import { REC, REC_WORDS, WHY } from './hot.ts';
 import { FAST_TLB_ENTRIES, RAM_BASE } from '../layout.ts';
 import { ACCESS } from '../mmu/access.ts';
+import { isDataFast } from '../mmu/fast.ts';
 import { QUICK } from '../mmu/quick_walk.ts';
 import { translate } from '../mmu/translate.ts';
 import { makeQuickRun, RAN } from './quick_run.ts';
@@ -101,13 +102,6 @@ function isPageCurrent(cpu: Cpu, lo: number, hi: number): boolean {
     return fast.addend[(lo >>> 12) & (FAST_TLB_ENTRIES - 1)] === s[SCRATCH.DELTA];
   }
   return s[SCRATCH.EVICTIONS] === evictions;
-}
-
-function isDataFast(cpu: Cpu, lo: number, hi: number, kind: number): boolean {
-  const { fast, s } = cpu;
-  const i = (lo >>> 12) & (FAST_TLB_ENTRIES - 1);
-  const tags = kind === ACCESS.READ ? fast.readTag : fast.writeTag;
-  return tags[i] === (lo & -4096) && fast.hiTag[i] === (hi ^ s[S.CTX]!);
 }
 
 /** PUSH and CALL write the stack and may read elsewhere, POP and RET the other way round. */

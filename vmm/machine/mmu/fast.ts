@@ -9,6 +9,7 @@ import { S } from '../cpu/state.ts';
 import * as layout from '../layout.ts';
 import * as frames from '../memory/frames.ts';
 import { ENTRY, PERM } from '../tlb/entry.ts';
+import { ACCESS } from './access.ts';
 import { MODE, type Mmu } from './mmu.ts';
 import { guestRights, MAY } from './rights.ts';
 
@@ -50,6 +51,14 @@ export function fillFast(cpu: Cpu, mmu: Mmu, lo: number, hi: number, b: number, 
   tlb.fastRecord[slot] = b;
   const hint = fastHint[pfn]!;
   if (hint !== slot + 1) fastHint[pfn] = hint === 0 ? slot + 1 : FAST_ANYWHERE;
+}
+
+/** Whether the fast TLB has the page of lo/hi for a read or a write (ACCESS.READ, WRITE). */
+export function isDataFast(cpu: Cpu, lo: number, hi: number, kind: number): boolean {
+  const { fast, s } = cpu;
+  const i = (lo >>> 12) & (FAST_TLB_ENTRIES - 1);
+  const tags = kind === ACCESS.READ ? fast.readTag : fast.writeTag;
+  return tags[i] === (lo & -4096) && fast.hiTag[i] === (hi ^ s[CTX]!);
 }
 
 /** The host frame that a slot leads to, or -1 if it allows nothing. */

@@ -3,6 +3,7 @@
  * Checks on VMX controls at VM entry; a failure is VM-instruction error 7. SDM, "Checks on VMX Controls". Controls that
  * the capability MSRs do not allow need no checks of their own: the reserved-bit checks refuse them.
  */
+import { APIC_REG } from '../../../lib/x86/apic.ts';
 import { VECTOR } from '../../../lib/x86/exceptions.ts';
 import {
   VMX_MISC,
@@ -21,7 +22,8 @@ import { INTR_INFO, INTR_TYPE } from '../../../lib/x86/vmx/intr_info.ts';
 import { CR0 } from '../../../lib/x86/registers.ts';
 import { hasErrorCode } from '../../../lib/x86/exceptions.ts';
 import type { Cpu } from '../cpu/cpu.ts';
-import { addressIn, type Broken, controlsAllowed, isPhysAddr } from './check_util.ts';
+import { type Broken, controlsAllowed, isPhysAddr } from './check_util.ts';
+import { readVirtualApic } from './virtual_interrupts.ts';
 import * as W from './words.ts';
 
 /** The checks whose outcome stays until a control field is written. */
@@ -121,13 +123,12 @@ function checkEpt(cpu: Cpu): Broken {
   const { i32 } = cpu.mem;
   const secondary = secondaryControls(cpu);
   if ((secondary & SECONDARY_EXEC.ENABLE_VPID) !== 0 && i32[base + W.VPID] === 0) return 'VPID is zero';
+  const pml = (secondary & SECONDARY_EXEC.ENABLE_PML) !== 0;
   if ((secondary & SECONDARY_EXEC.ENABLE_EPT) === 0) {
-    if ((secondary & SECONDARY_EXEC.ENABLE_PML) !== 0) return 'PML needs EPT';
+    if (pml) return 'PML needs EPT';
     return (secondary & SECONDARY_EXEC.UNRESTRICTED_GUEST) !== 0 ? 'unrestricted guest needs EPT' : null;
   }
-  const pml = (secondary & SECONDARY_EXEC.ENABLE_PML) !== 0;
-  if (pml && !isPhysAddr(cpu, i32[base + W.PML_ADDRESS]!, i32[base + W.PML_ADDRESS + 1]!, 0xfff))
-    return 'PML address';
+  if (pml && !isPageField(cpu, W.PML_ADDRESS)) return 'PML address';
   return checkEptp(cpu, i32[base + W.EPTP]!, i32[base + W.EPTP + 1]!, caps.eptCap);
 }
 
@@ -212,11 +213,11 @@ function checkEntryControls(cpu: Cpu): Broken {
 /** The TPR threshold against the virtual-APIC page: memory that anybody may change, so checked at each entry. */
 export function checkTprThreshold(cpu: Cpu): Broken {
   const { base } = cpu.vmx;
-  const { i32, u8 } = cpu.mem;
+  const { i32 } = cpu.mem;
   if ((i32[base + W.CPU_BASED]! & CPU_BASED.TPR_SHADOW) === 0) return null;
   const neither = SECONDARY_EXEC.VIRTUAL_INTR_DELIVERY | SECONDARY_EXEC.VIRTUALIZE_APIC_ACCESSES;
   if ((secondaryControls(cpu) & neither) !== 0) return null;
-  const vtpr = u8[addressIn(cpu, W.VIRTUAL_APIC) + 0x80] ?? 0xff;
+  const vtpr = readVirtualApic(cpu, APIC_REG.TASKPRI) & 0xff;
   return (i32[base + W.TPR_THRESHOLD]! & 0xf) > vtpr >>> 4 ? 'TPR threshold above VTPR' : null;
 }
 

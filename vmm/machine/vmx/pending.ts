@@ -98,7 +98,7 @@ function nmiExit(cpu: Cpu): boolean {
 }
 
 /** An NMI that does not exit goes to the guest before anything that has to do with interrupts. */
-function nmiDue(cpu: Cpu): boolean {
+export function nmiDue(cpu: Cpu): boolean {
   const { vmx, sys, s } = cpu;
   const blocking = BLOCKING.NMI | BLOCKING.STI | BLOCKING.MOV_SS;
   return (

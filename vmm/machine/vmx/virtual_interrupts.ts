@@ -6,6 +6,7 @@
  */
 import { APIC_REG } from '../../../lib/x86/apic.ts';
 import { CPU_BASED, PIN_BASED, SECONDARY_EXEC } from '../../../lib/x86/vmx/controls.ts';
+import { highestVector } from '../apic/apic_vectors.ts';
 import type { Cpu } from '../cpu/cpu.ts';
 import { S } from '../cpu/state.ts';
 import { addressIn } from './check_util.ts';
@@ -41,12 +42,8 @@ function changeVector(cpu: Cpu, register: number, vector: number, value: 0 | 1):
 }
 
 /** The highest vector of VIRR or VISR; 0 if there is none. */
-function highestVector(cpu: Cpu, register: number): number {
-  for (let n = 7; n >= 0; n--) {
-    const bits = readVirtualApic(cpu, register + n * VECTOR_STRIDE);
-    if (bits !== 0) return n * 32 + 31 - Math.clz32(bits);
-  }
-  return 0;
+function highestOf(cpu: Cpu, register: number): number {
+  return Math.max(highestVector(cpu.mem.i32, (addressIn(cpu, W.VIRTUAL_APIC) + register) / 4), 0);
 }
 
 /** Something to do at the next instruction boundary; `qualification`: of the trap-like exits. */
@@ -102,7 +99,7 @@ export function eoiVirtualization(cpu: Cpu): void {
   } = cpu;
   const vector = sviOf(cpu);
   changeVector(cpu, APIC_REG.ISR, vector, 0);
-  setStatus(cpu, rviOf(cpu), highestVector(cpu, APIC_REG.ISR));
+  setStatus(cpu, rviOf(cpu), highestOf(cpu, APIC_REG.ISR));
   pprVirtualization(cpu);
   // The four 64-bit fields have their words in the order of the vectors, but each field where the layout puts it.
   const word = W.EOI_EXIT_BITMAPS[vector >>> 6]! + ((vector >>> 5) & 1);
@@ -123,7 +120,7 @@ export function takeVirtualInterrupt(cpu: Cpu): number {
   changeVector(cpu, APIC_REG.ISR, vector, 1);
   writeVirtualApic(cpu, APIC_REG.PROCPRI, vector & 0xf0);
   changeVector(cpu, APIC_REG.IRR, vector, 0);
-  setStatus(cpu, highestVector(cpu, APIC_REG.IRR), vector);
+  setStatus(cpu, highestOf(cpu, APIC_REG.IRR), vector);
   cpu.vmx.pending &= ~VMX_PENDING.VIRTUAL_INTR;
   return vector;
 }

@@ -37,7 +37,7 @@ function assertRoot(cpu: Cpu, name: string): void {
     throw new SanitizerError(`CPU ${cpu.id}: ${name} outside of VMX root operation`);
 }
 
-/** VMXON. FAIL_INVALID: bad address, or the first word is not the revision with bit 31 clear. In VMX root operation already: error 15. */
+/** VMXON. FAIL_INVALID: bad address, or not the revision with bit 31 clear. In VMX root operation already: error 15. */
 export function vmxon(cpu: Cpu, pa: number): number {
   spend(cpu, COST.VMXON);
   const { vmx } = cpu;

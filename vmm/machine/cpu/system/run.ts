@@ -10,7 +10,7 @@ import { INTR_TYPE } from '../../../../lib/x86/vmx/intr_info.ts';
 import { COST } from '../../cost/points.ts';
 import { spend } from '../../cost/ledger.ts';
 import { UnimplementedError } from '../../errors.ts';
-import { debugTrapDue, vmxNextDeadline, vmxPendingWork } from '../../vmx/pending.ts';
+import { debugTrapDue, nmiDue, vmxNextDeadline, vmxPendingWork } from '../../vmx/pending.ts';
 import { takeVirtualInterrupt } from '../../vmx/virtual_interrupts.ts';
 import { VMX_PENDING } from '../../vmx/vmx_unit.ts';
 import type { Cpu } from '../cpu.ts';
@@ -112,11 +112,7 @@ function takeEvents(cpu: Cpu): number {
   if (vmx.nonRoot && vmxPendingWork(cpu)) return RUN.VMEXIT;
   if (debugTrapDue(cpu)) return takeDebugTrap(cpu);
   if (s[S.ACTIVITY]! > ACTIVITY.HLT || (s[S.BLOCKING]! & SHADOW) !== 0) return NEXT;
-  if (
-    sys.nmiPending !== 0 &&
-    (s[S.BLOCKING]! & BLOCKING.NMI) === 0 &&
-    (vmx.pin & PIN_BASED.NMI_EXITING) === 0
-  ) {
+  if (nmiDue(cpu)) {
     sys.nmiPending = 0;
     return deliver(cpu, INTR_TYPE.NMI_INTR | VECTOR.NMI);
   }
