@@ -12,15 +12,16 @@ import { SCRATCH } from '../cpu/regs.ts';
 import { S } from '../cpu/state.ts';
 import * as layout from '../layout.ts';
 import { FAST_ANYWHERE, FRAME } from '../memory/frames.ts';
-import { ENTRY, ENTRY_F64, ENTRY_WORDS, PERM } from '../tlb/entry.ts';
-import { HASH_FACTOR, INDEX, type TlbArray } from '../tlb/tlb_array.ts';
+import { ENTRY, ENTRY_F64, PERM } from '../tlb/entry.ts';
+import { HASH_FACTOR, INDEX } from '../tlb/tlb_array.ts';
 import { ACCESS } from './access.ts';
 import { FAST_NO_TAG } from './fast.ts';
 import { MODE } from './mmu.ts';
+import { COLUMN, has, TlbWriter, word } from './quick_insert.ts';
 import { MAY, RIGHTS } from './rights.ts';
-import { type Code, f64, i32, type Local, Locals, wasm, type WasmFunction } from '../wasm_code.ts';
+import { type Code, f64, i32, type Local, wasm, type WasmFunction } from '../wasm_code.ts';
 
-/** What a QuickWalk answers. */
+/** What the walk answers. */
 // prettier-ignore
 export const QUICK = {
   NO:     0, // not the common case: nothing has happened
@@ -30,60 +31,20 @@ export const QUICK = {
 
 const { const: k, add, sub, mul, and, or, xor, shl, shrS, shrU, eq, ne, eqz, load, load8, store } = i32;
 const { when, loopWhile, ret, select } = wasm;
-const { RAM_BASE, FAST_TLB_ENTRIES, FAST_TLB_OFFSET, FRAME_STATE_BASE, CODE_SLOT_BASE, FRAME_HINT_BASE } =
-  layout;
+const { RAM_BASE, FRAME_STATE_BASE, CODE_SLOT_BASE, FRAME_HINT_BASE } = layout;
 
 const PAGE = -0x1000;
 const PA_HI = 0xf_ffff;
-const COLUMN = FAST_TLB_ENTRIES * 4;
 const NONE = k(0);
 
-/** Byte addresses that the code has as constants. */
-interface Places {
-  readonly cpu: number;
-  readonly fast: number;
-  readonly records: number;
-  readonly fastRecord: number;
-  readonly index: number;
-  readonly buckets: number;
-  readonly mask: number;
-  readonly sets: number;
-  readonly spaces: number;
-}
-
-function placesOf(cpu: Cpu, tlb: TlbArray): Places {
-  const { index, mask, sets, spaces } = tlb.layout;
-  const base = layout.CPU_BLOCK_BASE + cpu.id * layout.CPU_BLOCK_SIZE;
-  return {
-    cpu: base,
-    fast: base + FAST_TLB_OFFSET,
-    records: tlb.i.byteOffset,
-    fastRecord: tlb.fastRecord.byteOffset,
-    index: index.byteOffset,
-    buckets: index.byteOffset + INDEX.BUCKETS * 4,
-    mask,
-    sets: index.byteOffset + sets * 4,
-    spaces: index.byteOffset + spaces * 4,
-  };
-}
-
-const word = (n: number): number => n * 4;
 const leaveIf = (condition: Code): Code => when(condition, ret(k(QUICK.NO)));
-const bump = (address: number, by: number): Code => store(NONE, address, add(load(NONE, address), k(by)));
-const has = (value: Code, bits: number): Code => and(value, k(bits));
 
 /** What a quick walk costs. */
 export const walkPrice = (cpu: Cpu): number => cpu.prices[COST.TLB_MISS]! + 4 * cpu.prices[COST.WALK_REF]!;
 
 /** Writes the function; each method is one stretch of it. */
-class Writer {
-  readonly locals = new Locals(4);
-  readonly lo = this.locals.next();
-  readonly hi = this.locals.next();
-  readonly kind = this.locals.next();
-  readonly seq = this.locals.next();
+class Writer extends TlbWriter {
   readonly mode = this.locals.next();
-  readonly space = this.locals.next();
   readonly tables = [0, 1, 2, 3, 4].map(() => this.locals.next());
   readonly entries = [0, 1, 2, 3, 4].map(() => this.locals.next());
   readonly at = this.locals.next();
@@ -91,43 +52,6 @@ class Writer {
   readonly h1 = this.locals.next();
   readonly perm = this.locals.next();
   readonly rights = this.locals.next();
-  readonly hash = this.locals.next();
-  readonly rec = this.locals.next();
-  readonly b = this.locals.next();
-  readonly t = this.locals.next();
-  readonly u = this.locals.next();
-  readonly slot = this.locals.next();
-  readonly place: Places;
-  readonly cpu: Cpu;
-  readonly tlb: TlbArray;
-
-  constructor(cpu: Cpu, tlb: TlbArray) {
-    this.cpu = cpu;
-    this.tlb = tlb;
-    this.place = placesOf(cpu, tlb);
-  }
-
-  s(n: number): Code {
-    return load(NONE, this.place.cpu + word(n));
-  }
-
-  /** A word of the record at byte `rec`. */
-  of(rec: Local, n: number): Code {
-    return load(rec.get, this.place.records + word(n));
-  }
-
-  put(rec: Local, n: number, value: Code): Code {
-    return store(rec.get, this.place.records + word(n), value);
-  }
-
-  putDouble(rec: Local, n: number, value: Code): Code {
-    return f64.store(rec.get, this.place.records + n * 8, value);
-  }
-
-  /** Byte offset in the records of record `b`: its first word, as TypeScript counts. */
-  bytesOf(b: Local): Code {
-    return shl(b.get, k(2));
-  }
 
   /** TlbArray.lookup(): leave if there is a record, or large ones, or the index is elsewhere. */
   lookup(): Code {
@@ -212,79 +136,12 @@ class Writer {
     return eq(load8(shrU(table.get, k(12)), FRAME_STATE_BASE), k(FRAME.FREE));
   }
 
-  /** The set's oldest record goes, if the set is full: TlbArray's #replace() and #unlink(). */
-  evict(): Code {
-    const { place, tlb, lo, b, rec, t } = this;
-    const { sets, ways } = tlb.shape;
-    const set = has(shrU(lo.get, k(12)), sets - 1);
-    const next = add(t.get, k(1));
+  /** Leave if the set has room: then there is nothing to replace. */
+  findSet(): Code {
+    const { place, tlb, rec } = this;
     return [
-      rec.set(shl(set, k(3))),
-      leaveIf(ne(load(rec.get, place.sets + 4), k(ways))),
-      t.set(load(rec.get, place.sets)),
-      b.set(mul(add(mul(t.get, k(sets)), set), k(ENTRY_WORDS))),
-      store(rec.get, place.sets, select(eq(next, k(ways)), NONE, next)),
-      bump(place.index + word(INDEX.EVICTIONS), 1),
-      rec.set(this.bytesOf(b)),
-      this.dropFast(),
-      this.leaveChain(),
-    ].flat();
-  }
-
-  /** The evicted record's fast entry, if it has one. */
-  dropFast(): Code {
-    const { place, slot, rec } = this;
-    const tags = [0, 1, 2].map((n) => store(slot.get, place.fast + n * COLUMN, k(FAST_NO_TAG)));
-    return [
-      slot.set(this.slotOf(this.of(rec, ENTRY.KEY_LO))),
-      when(
-        eq(load(slot.get, place.fastRecord), this.b.get),
-        ...tags,
-        store(slot.get, place.fastRecord, k(-1)),
-      ),
-    ].flat();
-  }
-
-  /** Byte offset in a column of the fast TLB. */
-  slotOf(lo: Code): Code {
-    return has(shrU(lo, k(10)), (FAST_TLB_ENTRIES - 1) << 2);
-  }
-
-  leaveChain(): Code {
-    const { place, rec, b, t, u } = this;
-    const bucket = shl(has(this.of(rec, ENTRY.HASH), place.mask), k(2));
-    const next = this.of(rec, ENTRY.NEXT);
-    return [
-      u.set(bucket),
-      t.set(load(u.get, place.buckets)),
-      wasm.either(
-        eq(t.get, b.get),
-        store(u.get, place.buckets, next),
-        [
-          t.set(this.bytesOf(t)),
-          loopWhile(ne(this.of(t, ENTRY.NEXT), b.get), t.set(shl(this.of(t, ENTRY.NEXT), k(2)))),
-          this.put(t, ENTRY.NEXT, next),
-        ].flat(),
-      ),
-    ].flat();
-  }
-
-  /** The record changes from the space of the evicted one to its own. */
-  changeSpace(): Code {
-    return when(ne(this.of(this.rec, ENTRY.SPACE), this.space.get), this.leaveSpace(), this.joinSpace());
-  }
-
-  leaveSpace(): Code {
-    const { place, rec, t, u } = this;
-    const list = shl(this.of(rec, ENTRY.SPACE), k(3));
-    const linked = (to: number, value: Code): Code =>
-      store(shl(to === ENTRY.AFTER ? t.get : u.get, k(2)), place.records + word(to), value);
-    return [
-      t.set(this.of(rec, ENTRY.BEFORE)),
-      u.set(this.of(rec, ENTRY.AFTER)),
-      wasm.either(i32.geS(t.get, k(0)), linked(ENTRY.AFTER, u.get), store(list, place.spaces, u.get)),
-      when(i32.geS(u.get, k(0)), linked(ENTRY.BEFORE, t.get)),
-      store(list, place.spaces + 4, sub(load(list, place.spaces + 4), k(1))),
+      rec.set(shl(this.setOf(), k(3))),
+      leaveIf(ne(load(rec.get, place.sets + 4), k(tlb.shape.ways))),
     ].flat();
   }
 
@@ -299,35 +156,6 @@ class Writer {
       grow(counts + COST.TLB_MISS * 8, 1),
       grow(counts + COST.WALK_REF * 8, 4),
       grow(clock, walkPrice(cpu)),
-    ].flat();
-  }
-
-  joinSpace(): Code {
-    const { place, rec, b, t, u, space } = this;
-    const { BEFORE, AFTER } = ENTRY;
-    return [
-      u.set(shl(space.get, k(3))),
-      t.set(load(u.get, place.spaces)),
-      this.put(rec, BEFORE, k(-1)),
-      this.put(rec, AFTER, t.get),
-      when(i32.geS(t.get, k(0)), store(shl(t.get, k(2)), place.records + word(BEFORE), b.get)),
-      store(u.get, place.spaces, b.get),
-      store(u.get, place.spaces + 4, add(load(u.get, place.spaces + 4), k(1))),
-    ].flat();
-  }
-
-  /** TlbArray.insert()'s key and chain. */
-  link(): Code {
-    const { place, rec, b, u, hash, space } = this;
-    const { KEY_LO, KEY_HI, SPACE, NEXT, HASH } = ENTRY;
-    return [
-      u.set(shl(has(hash.get, place.mask), k(2))),
-      this.put(rec, KEY_LO, has(this.lo.get, PAGE)),
-      this.put(rec, KEY_HI, this.hi.get),
-      this.put(rec, SPACE, space.get),
-      this.put(rec, HASH, hash.get),
-      this.put(rec, NEXT, load(u.get, place.buckets)),
-      store(u.get, place.buckets, b.get),
     ].flat();
   }
 
@@ -418,6 +246,7 @@ class Writer {
       this.lookup(),
       this.walk(),
       this.check(),
+      this.findSet(),
       this.evict(),
       this.charge(),
       this.rightsOfRecord(),
