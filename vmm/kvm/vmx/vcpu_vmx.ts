@@ -1,17 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /** struct vcpu_vmx and struct kvm_vmx: what VMX keeps for a vCPU and for a VM. Mirrors arch/x86/kvm/vmx/vmx.h, 6.12. */
-import type { Hpa } from '../../../lib/x86/addr.ts';
 import type { Cpu } from '../../machine/cpu/cpu.ts';
 import { BugError } from '../../machine/errors.ts';
 import type { Vcpu } from '../kvm_host.ts';
-
-/** struct loaded_vmcs. */
-export interface LoadedVmcs {
-  readonly vmcs: Hpa;
-  /** pCPU on which it is active, or -1. */
-  cpu: number;
-  launched: boolean;
-}
+import type { LoadedVmcs } from './loaded_vmcs.ts';
+import type { NestedVmx } from './nested/nested_vmx.ts';
 
 /** Information of the last VM exit, read from the VMCS once. */
 export interface VmxExitInformation {
@@ -23,7 +16,6 @@ export interface VmxExitInformation {
 export class VcpuVmx {
   readonly vmcs01: LoadedVmcs;
   loadedVmcs: LoadedVmcs;
-  readonly msrBitmap: Hpa;
   /** VPID, 0 if kvm_intel.vpid is off. */
   readonly vpid: number;
   readonly exit: VmxExitInformation = { reason: 0, intrInfo: 0, idtVectoring: 0 };
@@ -35,15 +27,13 @@ export class VcpuVmx {
   uretDirty = true;
   kernelGsBaseLo = 0;
   kernelGsBaseHi = 0;
-  /** The control words as they are in the VMCS: writing one that does not change is saved. */
-  cpuBased = 0;
-  exceptionBitmap = 0;
+  readonly nested: NestedVmx;
 
-  constructor(vmcs01: LoadedVmcs, msrBitmap: Hpa, vpid: number) {
+  constructor(vmcs01: LoadedVmcs, vpid: number, nested: NestedVmx) {
     this.vmcs01 = vmcs01;
     this.loadedVmcs = vmcs01;
-    this.msrBitmap = msrBitmap;
     this.vpid = vpid;
+    this.nested = nested;
   }
 }
 

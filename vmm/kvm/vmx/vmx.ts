@@ -9,6 +9,7 @@ import { BugError, UnimplementedError } from '../../machine/errors.ts';
 import type { KvmX86Ops } from '../kvm_host_x86.ts';
 import type { KvmCaps } from '../module.ts';
 import type { KvmParams } from '../params.ts';
+import { nestedVmxSetupCtlsMsrs } from './nested/nested_msrs.ts';
 import { setupVmcsConfig } from './vmcs01.ts';
 import {
   vmxCancelInjection,
@@ -90,6 +91,7 @@ function loadModule(host: Host, params: KvmParams): VmxModule {
   if (cr3 < 0) throw new BugError('no memory for the host page tables');
   return {
     config: setupVmcsConfig(host.machine.cpus[0]!.vmx.caps, params['kvm_intel.vpid'] !== 0),
+    nestedMsrs: nestedVmxSetupCtlsMsrs(host.machine.cpus[0]!.vmx.caps),
     vpids: new VpidAllocator(),
     vmxonRegions: new Map(),
     uretOwner: [],

@@ -19,10 +19,10 @@ import { toVmx, vmxCpu } from './vcpu_vmx.ts';
 
 /** Set or clear bits of the primary processor-based controls; an unchanged word is not written. */
 export function vmxChangeCpuBased(vcpu: Vcpu, set: number, clear: number): void {
-  const vmx = toVmx(vcpu);
-  const wanted = (vmx.cpuBased | set) & ~clear;
-  if (wanted === vmx.cpuBased) return;
-  vmx.cpuBased = wanted;
+  const { controls } = toVmx(vcpu).loadedVmcs;
+  const wanted = (controls.exec | set) & ~clear;
+  if (wanted === controls.exec) return;
+  controls.exec = wanted;
   vmwrite32(vmxCpu(vcpu), VMCS_CTRL.CPU_BASED_VM_EXEC_CONTROL, wanted);
 }
 
@@ -145,10 +145,10 @@ export function vmxEnableNmiWindow(vcpu: Vcpu): void {
 
 /** vmx_update_exception_bitmap(): with EPT a page fault is the guest's own business. */
 export function vmxUpdateExceptionBitmap(vcpu: Vcpu): void {
-  const vmx = toVmx(vcpu);
+  const loaded = toVmx(vcpu).loadedVmcs;
   let bitmap = (1 << VECTOR.UD) | (1 << VECTOR.MC) | (1 << VECTOR.DB) | (1 << VECTOR.AC);
   if (vcpu.arch.guestDebug !== 0) bitmap |= 1 << VECTOR.BP;
-  if (bitmap === vmx.exceptionBitmap) return;
-  vmx.exceptionBitmap = bitmap;
+  if (bitmap === loaded.exceptionBitmap) return;
+  loaded.exceptionBitmap = bitmap;
   vmwrite32(vmxCpu(vcpu), VMCS_CTRL.EXCEPTION_BITMAP, bitmap);
 }

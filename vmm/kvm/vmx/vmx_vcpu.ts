@@ -27,6 +27,9 @@ import { KVM_REQ } from '../request_numbers.ts';
 import { kvmMakeRequest } from '../requests.ts';
 import { kvmRegisterWrite, kvmRipWrite } from '../x86/cache_regs.ts';
 import { toVmx, VcpuVmx } from './vcpu_vmx.ts';
+import { LoadedVmcs } from './loaded_vmcs.ts';
+import { copyNestedVmxMsrs, type NestedVmxMsrs } from './nested/nested_msrs.ts';
+import { NestedVmx } from './nested/nested_vmx.ts';
 import { initMsrBitmap, initVmcs, type VmcsConfig } from './vmcs01.ts';
 import { vmxUpdateExceptionBitmap } from './vmx_events.ts';
 import { vmxSetCr0, vmxSetCr4, vmxSetDt, vmxSetEfer, vmxSetRflags, vmxSetSegment } from './vmx_regs.ts';
@@ -41,6 +44,8 @@ export interface VmxModule {
   readonly vmxonRegions: Map<number, Hpa>;
   /** Whose user-return MSRs each pCPU holds. */
   readonly uretOwner: Vcpu[];
+  /** What L1 gets of VMX. */
+  readonly nestedMsrs: NestedVmxMsrs;
   /** The page that HOST_CR3 names. */
   readonly hostCr3: Hpa;
 }
@@ -92,8 +97,8 @@ export function vmxVcpuCreate(vcpu: Vcpu, module: VmxModule): number {
   const bitmapHpa = hpa(bitmap * PAGE_SIZE);
   initMsrBitmap(host.machine.mem.u8, bitmapHpa);
   const vpid = (module.config.secondary & SECONDARY_EXEC.ENABLE_VPID) !== 0 ? module.vpids.allocate() : 0;
-  const loaded = { vmcs: hpa(vmcs), cpu: -1, launched: false };
-  vcpu.arch.vendor = new VcpuVmx(loaded, bitmapHpa, vpid);
+  const loaded = new LoadedVmcs(hpa(vmcs), bitmapHpa);
+  vcpu.arch.vendor = new VcpuVmx(loaded, vpid, new NestedVmx(copyNestedVmxMsrs(module.nestedMsrs)));
   vmxVcpuLoad(vcpu, cpu);
   // Out of VPIDs: the vCPU goes without, and each of its entries flushes.
   const config =
@@ -101,7 +106,13 @@ export function vmxVcpuCreate(vcpu: Vcpu, module: VmxModule): number {
       ? { ...module.config, secondary: module.config.secondary & ~SECONDARY_EXEC.ENABLE_VPID }
       : module.config;
   initVmcs(cpu, config, { msrBitmap: bitmapHpa, vpid, hostCr3: module.hostCr3 });
-  toVmx(vcpu).cpuBased = config.cpuBased;
+  Object.assign(loaded.controls, {
+    pin: config.pin,
+    exec: config.cpuBased,
+    secondary: config.secondary,
+    entry: config.entry,
+    exit: config.exit,
+  });
   return 0;
 }
 
@@ -112,7 +123,7 @@ export function vmxVcpuFree(vcpu: Vcpu, module: VmxModule): void {
   loadedVmcsClear(vcpu, vmx);
   module.vpids.free(vmx.vpid);
   freeKernelPage(host, vmx.vmcs01.vmcs, `vmx_vcpu_free of ${vcpu.name}`);
-  freeKernelPage(host, vmx.msrBitmap, `vmx_vcpu_free of ${vcpu.name}`);
+  freeKernelPage(host, vmx.vmcs01.msrBitmap, `vmx_vcpu_free of ${vcpu.name}`);
   vcpu.arch.vendor = null;
 }
 

@@ -92,6 +92,24 @@ export function markDirty(vcpu: Vcpu, reg: number): void {
   vcpu.arch.regsDirty |= reg;
 }
 
+/** vcpu->arch.hflags: the vCPU runs L2. */
+export const HF_GUEST_MASK = 0x20;
+
+/** is_guest_mode(): L2 is active. */
+export const isGuestMode = (vcpu: Vcpu): boolean => (vcpu.arch.hflags & HF_GUEST_MASK) !== 0;
+
+/** enter_guest_mode(). */
+export function enterGuestMode(vcpu: Vcpu): void {
+  vcpu.arch.hflags |= HF_GUEST_MASK;
+  vcpu.stat.guest_mode = 1;
+}
+
+/** leave_guest_mode(). */
+export function leaveGuestMode(vcpu: Vcpu): void {
+  vcpu.arch.hflags &= ~HF_GUEST_MASK;
+  vcpu.stat.guest_mode = 0;
+}
+
 /** 64 bits from two words. */
 export const pair = (lo: number, hi: number): bigint => (BigInt(hi >>> 0) << 32n) | BigInt(lo >>> 0);
 /** Bits 31:0 and 63:32 of a 64-bit value as int32. */
