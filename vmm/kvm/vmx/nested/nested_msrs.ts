@@ -24,11 +24,12 @@ export interface NestedVmxMsrs {
   eptCaps: number;
   vpidCaps: number;
   basic: [number, number];
-  cr0Fixed0: bigint;
-  cr0Fixed1: bigint;
-  cr4Fixed0: bigint;
-  cr4Fixed1: bigint;
-  vmcsEnum: bigint;
+  cr0Fixed0: [number, number];
+  cr0Fixed1: [number, number];
+  cr4Fixed0: [number, number];
+  cr4Fixed1: [number, number];
+  vmcsEnum: [number, number];
+  /** Of 64 bits only bits 31:0 are in use. */
   vmfuncControls: number;
 }
 
@@ -39,7 +40,7 @@ const controls = (low: number, high: number): NestedControlCaps => ({ low: low >
 
 /** nested_vmx_setup_ctls_msrs(): what the processor has and L0 can emulate. */
 export function nestedVmxSetupCtlsMsrs(caps: VmxCaps): NestedVmxMsrs {
-  const word = (value: number): bigint => BigInt(value >>> 0);
+  const word = (value: number): [number, number] => [value >>> 0, 0];
   return {
     procbased: controls(caps.cpuBased.must1, caps.cpuBased.may1),
     secondary: controls(0, caps.secondary.may1),
@@ -54,7 +55,7 @@ export function nestedVmxSetupCtlsMsrs(caps: VmxCaps): NestedVmxMsrs {
     cr0Fixed1: word(caps.cr0Fixed1),
     cr4Fixed0: word(caps.cr4Fixed0),
     cr4Fixed1: word(caps.cr4Fixed1),
-    vmcsEnum: 0n,
+    vmcsEnum: word(0),
     vmfuncControls: caps.vmfunc >>> 0,
   };
 }
