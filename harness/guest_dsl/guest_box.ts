@@ -24,7 +24,7 @@ import { PROFILES } from '../../vmm/machine/cost/profiles.ts';
 import type { Cpu } from '../../vmm/machine/cpu/cpu.ts';
 import { getReg, getRip, setReg } from '../../vmm/machine/cpu/regs.ts';
 import { RUN } from '../../vmm/machine/cpu/state.ts';
-import { enterLongMode, FLAT_SELECTOR } from '../../vmm/machine/cpu/system/reset.ts';
+import { enterLongMode, FLAT_SELECTOR, type LongModeEntry } from '../../vmm/machine/cpu/system/reset.ts';
 import { cpuRun } from '../../vmm/machine/cpu/system/run.ts';
 import { RAM_BASE } from '../../vmm/machine/layout.ts';
 import { createMachine, type Machine } from '../../vmm/machine/machine.ts';
@@ -54,6 +54,8 @@ export interface SeenUcall {
 
 /** Where guest images for the box are linked. */
 export const BOX_IMAGE_BASE = AT.IMAGE;
+/** Where the box's GDT lies. */
+export const BOX_GDT = AT.GDT;
 /** Memory that a test may use. */
 export const BOX_SCRATCH = AT.SCRATCH;
 
@@ -95,17 +97,15 @@ export class GuestBox {
   call(fn: FnLinkable, args: readonly bigint[] = [], cycles = 50_000_000): bigint {
     const { cpu } = this;
     const rsp = BigInt(AT.STACK - 8);
-    enterLongMode(cpu, {
-      cr3: AT.PML4,
-      rip: this.image.addressOf(fn),
-      rsp,
-      gdt: { base: BigInt(AT.GDT), limit: 0x3f },
-      idt: { base: BigInt(AT.IDT), limit: NUM_INTERRUPTS * 16 - 1 },
-    });
+    enterLongMode(cpu, this.entryState(this.image.addressOf(fn), rsp));
     this.poke64(AT.STACK - 8, BigInt(AT.RETURN));
     PRESERVED.forEach((reg) => reg !== RSP && setReg(cpu, reg, BigInt(reg) << 40n));
     args.forEach((value, i) => setReg(cpu, ARGUMENTS[i]!, value));
-    const result = cpuRun(cpu, cpu.clock[0]! + cycles);
+    const deadline = cpu.clock[0]! + cycles;
+    let result: number;
+    // After a VM exit the CPU goes on in the code that HOST_RIP names.
+    do result = cpuRun(cpu, deadline);
+    while (result === RUN.VMEXIT);
     const rip = getRip(cpu);
     const at = this.image.locate(rip);
     if (result !== RUN.HLT || rip !== BigInt(AT.RETURN) + 1n) {
@@ -118,6 +118,17 @@ export class GuestBox {
       if (getReg(cpu, reg) !== expected) throw new Error(`${fn.symbol} does not preserve register ${reg}`);
     }
     return getReg(cpu, RAX);
+  }
+
+  /** The state in which a function is called. */
+  protected entryState(rip: bigint, rsp: bigint): LongModeEntry {
+    return {
+      cr3: AT.PML4,
+      rip,
+      rsp,
+      gdt: { base: BigInt(AT.GDT), limit: 0x3f },
+      idt: { base: BigInt(AT.IDT), limit: NUM_INTERRUPTS * 16 - 1 },
+    };
   }
 
   poke64(at: number, value: bigint): void {

@@ -220,7 +220,6 @@ export const sti_nop = plain('sti', 'nop');
 /** Waits for an interrupt without losing one that comes first: STI's shadow covers HLT. */
 export const safe_halt = plain('sti', 'hlt');
 export const ud2 = plain('ud2');
-export const vmcall = plain('vmcall');
 export const vmmcall = plain('vmmcall');
 export const wbinvd = plain('wbinvd');
 
