@@ -24,7 +24,7 @@ import { PhysMem } from './memory/phys_mem.ts';
 import { dropFastFrame, dropWriteTags } from './mmu/fast.ts';
 import { Mmu, type TlbPolicy } from './mmu/mmu.ts';
 import type { TlbStorage } from './tlb/tlb_array.ts';
-import { skylakeVmxCaps } from './vmx/caps.ts';
+import { vmxCapsOf } from './vmx/caps.ts';
 import { VmxUnit } from './vmx/vmx_unit.ts';
 
 export interface MachineOptions {
@@ -96,7 +96,7 @@ function createCpu(machine: Machine, options: MachineOptions, cpuid: CpuidTable,
   const host = apicHostOf(cpu);
   const apic = new LocalApic({ id, bus, host, tscPerTick: profile.tscKhz / CRYSTAL_KHZ, bsp: id === 0 });
   const sys = new SystemUnit({ cpuid, io, apic, rng, maxPhyAddr: profile.maxPhysBits });
-  const vmx = new VmxUnit(skylakeVmxCaps());
+  const vmx = new VmxUnit(vmxCapsOf(profile));
   cpu.attach({
     mmu: new Mmu({ profile, tlb: options.tlb, storage: tlbStorage(mem, id) }),
     vmx,

@@ -32,12 +32,13 @@ describe('the price table', () => {
 
 describe('the profiles', () => {
   it('have TLBs of power-of-two sets and the published sizes', () => {
-    const { skylake, milan } = PROFILES;
-    expect([skylake.tlb.sets * skylake.tlb.ways, milan.tlb.sets * milan.tlb.ways]).toEqual([1536, 2048]);
-    for (const { tlb } of [skylake, milan]) {
+    const { skylake, icelake, milan } = PROFILES;
+    const all = [skylake, icelake, milan];
+    expect(all.map(({ tlb }) => tlb.sets * tlb.ways)).toEqual([1536, 2048, 2048]);
+    for (const { tlb } of all) {
       for (const sets of [tlb.sets, tlb.gpSets]) expect(sets & (sets - 1)).toBe(0);
     }
-    expect([skylake.maxPhysBits, milan.maxPhysBits]).toEqual([46, 48]);
+    expect(all.map((profile) => profile.maxPhysBits)).toEqual([46, 52, 48]);
   });
 });
 

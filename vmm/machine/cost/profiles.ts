@@ -19,7 +19,7 @@ export interface TlbGeometry {
 }
 
 export interface CpuProfile {
-  readonly name: 'skylake' | 'milan';
+  readonly name: 'skylake' | 'icelake' | 'milan';
   readonly vendor: 'intel' | 'amd';
   readonly title: string;
   readonly tscKhz: number;
@@ -148,6 +148,17 @@ export const PROFILES = {
     maxPhysBits: 46,
     // [S] 1536-entry second-level TLB, 12 ways; [I] guest-physical: small, as nested-translation caches are.
     tlb: { sets: 128, ways: 12, gpSets: 16, gpWays: 4 },
+    permissionFault: 'cached',
+    prices: pricesOf(0),
+  },
+  // Priced as Skylake: what it has more is what it can do. [S] 2048-entry second-level TLB, 16 ways.
+  icelake: {
+    name: 'icelake',
+    vendor: 'intel',
+    title: 'Intel Ice Lake-SP class',
+    tscKhz: 2_300_000,
+    maxPhysBits: 52,
+    tlb: { sets: 128, ways: 16, gpSets: 16, gpWays: 4 },
     permissionFault: 'cached',
     prices: pricesOf(0),
   },

@@ -90,6 +90,34 @@ describe('a two-dimensional walk', () => {
     expect(box.go(LIN, WRITE)).toBe(G0 + GPA);
   });
 
+  it('with five EPT levels translates addresses of more than 48 bits, with four it violates', () => {
+    const high = 2 ** 48 + 2 ** 39 + GPA;
+    const five = new PagingBox({ profile: PROFILES.icelake }).withEpt('mapped', 0x26);
+    five.map(LIN, GPA);
+    five.write(five.entry(LIN, 1), BigInt(high) | BigInt(LEAF));
+    expect(outcome(five, WRITE)).toBe('violation 182');
+    expect(five.cpu.fault.gpa).toBe(high);
+    five.mapEpt(high, G0 + GPA);
+    expect(outcome(five, WRITE)).toBe('ok');
+    const four = new PagingBox({ profile: PROFILES.icelake }).withEpt('mapped');
+    four.map(LIN, GPA);
+    four.write(four.entry(LIN, 1), BigInt(high) | BigInt(LEAF));
+    // Bits 47:0 alone would have a translation.
+    four.mapEpt(high - 2 ** 48, G0 + GPA);
+    expect(outcome(four, WRITE)).toBe('violation 182');
+    expect(four.cpu.fault.gpa).toBe(high);
+  });
+
+  it('finds reserved bits in an EPT PML5 entry', () => {
+    for (const bit of [0x08, 0x80]) {
+      const box = new PagingBox().withEpt('mapped', 0x26);
+      box.map(LIN, GPA);
+      const root = box.eptEntry(GPA, 5);
+      box.write(root, box.read(root) | BigInt(bit));
+      expect(outcome(box, READ)).toBe('misconfig');
+    }
+  });
+
   it('can use 1 GiB EPT pages', () => {
     const box = new PagingBox();
     box.cpu.mmu.eptp = box.ept | 0x1e;

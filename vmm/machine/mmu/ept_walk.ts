@@ -35,6 +35,8 @@ const RESERVED_ROOT = 0xf8;
 const RESERVED_TABLE = 0x78;
 /** Memory types 2, 3 and 7 do not exist. */
 const GOOD_MEMORY_TYPES = 0x73;
+/** Bits of a guest-physical address's high word that a walk of 4 levels does not look at: 51:48. */
+const BEYOND_4_LEVELS = 0xf_0000;
 const RESERVED_1G = 0x3fff_f000;
 const RESERVED_2M = 0x001f_f000;
 
@@ -134,7 +136,7 @@ function eptWalk(
   if (
     (tables & (ad ? RWX | A : RWX)) !== (ad ? RWX | A : RWX) ||
     ((e4 | e3 | e2) & RESERVED_ROOT) !== 0 ||
-    (his & 0xf_ffff) !== 0 ||
+    ((his & 0xf_ffff) | (gHi & BEYOND_4_LEVELS)) !== 0 ||
     (e1 & wanted) !== wanted ||
     ((GOOD_MEMORY_TYPES >>> ((e1 >>> 3) & 7)) & 1) === 0 ||
     (mode & MBEC) !== 0 ||
@@ -187,6 +189,8 @@ function fullEptWalk(
   let and = -1;
   let lo = 0;
   let hi = 0;
+  // Software that uses addresses of more than 48 bits needs 5 levels: no entry stands for them.
+  if (level === 4 && (gHi & BEYOND_4_LEVELS) !== 0) return eptViolation(cpu, mode, gLo, gHi, bits, 0);
   for (;;) {
     const index =
       level > 3

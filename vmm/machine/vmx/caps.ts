@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /**
  * What the processor's VMX can do: the values of the capability MSRs. SDM, appendix "VMX Capability Reporting
- * Facility". Values follow a Skylake server, minus every control whose behaviour is not built: an entry that asks for
- * one fails with error 7, as on a processor without it.
+ * Facility". Values follow a Skylake server, of the Ice Lake profile an Ice Lake one's EPT, minus every control whose
+ * behaviour is not built: an entry that asks for one fails with error 7, as on a processor without it.
  */
 import { CR0, CR4 } from '../../../lib/x86/registers.ts';
 import {
@@ -21,6 +21,7 @@ import {
   VMX_VMFUNC,
 } from '../../../lib/x86/vmx/controls.ts';
 import { VMCS_ENCODING_LIMIT, vmcsFieldIndex } from '../../../lib/x86/vmx/field.ts';
+import type { CpuProfile } from '../cost/profiles.ts';
 import { vmcsFieldNeeds } from './field_support.ts';
 import { VMCS_REGION_BYTES, vmcsWord } from './vmcs_layout.ts';
 
@@ -114,6 +115,7 @@ const SECONDARY = controlCaps(
     'SHADOW_VMCS',
     'RDSEED_EXITING',
     'ENABLE_PML',
+    'MODE_BASED_EPT_EXEC',
     'TSC_SCALING',
     'PAUSE_LOOP_EXITING',
   ]),
@@ -169,7 +171,7 @@ function highestIndex(words: Int16Array): number {
   return max << 1;
 }
 
-function msrTable(fieldWord: Int16Array): Map<number, readonly [number, number]> {
+function msrTable(fieldWord: Int16Array, eptCap: number): Map<number, readonly [number, number]> {
   const basicHi = VMCS_REGION_BYTES | (6 << 18) | VMX_BASIC_HI.INOUT | VMX_BASIC_HI.TRUE_CTLS;
   return new Map<number, readonly [number, number]>([
     [VMX_MSR.IA32_VMX_BASIC, [REVISION, basicHi]],
@@ -184,7 +186,7 @@ function msrTable(fieldWord: Int16Array): Map<number, readonly [number, number]>
     [VMX_MSR.IA32_VMX_CR4_FIXED1, [CR4_FIXED1, 0]],
     [VMX_MSR.IA32_VMX_VMCS_ENUM, [highestIndex(fieldWord), 0]],
     [VMX_MSR.IA32_VMX_PROCBASED_CTLS2, [0, SECONDARY.may1]],
-    [VMX_MSR.IA32_VMX_EPT_VPID_CAP, [EPT_CAP, VPID_CAP_HI]],
+    [VMX_MSR.IA32_VMX_EPT_VPID_CAP, [eptCap, VPID_CAP_HI]],
     [VMX_MSR.IA32_VMX_TRUE_PINBASED_CTLS, [PIN.must1, PIN.may1]],
     [VMX_MSR.IA32_VMX_TRUE_PROCBASED_CTLS, [CPU.must1, CPU.may1]],
     [VMX_MSR.IA32_VMX_TRUE_EXIT_CTLS, [EXIT.must1, EXIT.may1]],
@@ -193,19 +195,20 @@ function msrTable(fieldWord: Int16Array): Map<number, readonly [number, number]>
   ]);
 }
 
-/** VMX of the Skylake-server profile. */
-export function skylakeVmxCaps(): VmxCaps {
+/** VMX of a profile. Of what the profiles could differ in, only the widths of addresses and of EPT walks are modelled. */
+export function vmxCapsOf(profile: Pick<CpuProfile, 'maxPhysBits' | 'name'>): VmxCaps {
   const fieldWord = supportedFields();
+  const eptCap = profile.name === 'icelake' ? EPT_CAP | VMX_EPT_CAP.PAGE_WALK_5_BIT : EPT_CAP;
   return {
     revision: REVISION,
-    maxPhyAddr: 46,
+    maxPhyAddr: profile.maxPhysBits,
     pin: PIN,
     cpuBased: CPU,
     secondary: SECONDARY,
     exit: EXIT,
     entry: ENTRY,
     misc: MISC,
-    eptCap: EPT_CAP,
+    eptCap,
     vpidCapHi: VPID_CAP_HI,
     vmfunc: VMFUNC,
     cr0Fixed0: CR0_FIXED0 | 0,
@@ -214,6 +217,6 @@ export function skylakeVmxCaps(): VmxCaps {
     cr4Fixed1: CR4_FIXED1,
     timerRate: TIMER_RATE,
     fieldWord,
-    msrs: msrTable(fieldWord),
+    msrs: msrTable(fieldWord, eptCap),
   };
 }

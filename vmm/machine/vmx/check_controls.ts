@@ -126,7 +126,9 @@ function checkEpt(cpu: Cpu): Broken {
   const pml = (secondary & SECONDARY_EXEC.ENABLE_PML) !== 0;
   if ((secondary & SECONDARY_EXEC.ENABLE_EPT) === 0) {
     if (pml) return 'PML needs EPT';
-    return (secondary & SECONDARY_EXEC.UNRESTRICTED_GUEST) !== 0 ? 'unrestricted guest needs EPT' : null;
+    if ((secondary & SECONDARY_EXEC.UNRESTRICTED_GUEST) !== 0) return 'unrestricted guest needs EPT';
+    const mbec = (secondary & SECONDARY_EXEC.MODE_BASED_EPT_EXEC) !== 0;
+    return mbec ? 'mode-based execute control needs EPT' : null;
   }
   if (pml && !isPageField(cpu, W.PML_ADDRESS)) return 'PML address';
   return checkEptp(cpu, i32[base + W.EPTP]!, i32[base + W.EPTP + 1]!, caps.eptCap);

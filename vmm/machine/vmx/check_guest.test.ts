@@ -5,9 +5,8 @@ import { CR0, CR4, EFER } from '../../../lib/x86/registers.ts';
 import { SECONDARY_EXEC, VM_ENTRY } from '../../../lib/x86/vmx/controls.ts';
 import { VMCS_CTRL } from '../../../lib/x86/vmx/vmcs_ctrl.ts';
 import { VMCS_GUEST } from '../../../lib/x86/vmx/vmcs_guest.ts';
-import { UnimplementedError } from '../errors.ts';
 import { AT, VmxBox } from './testing/fixture.ts';
-import { type CheckRow, tryEntry } from './testing/rows.ts';
+import { type CheckRow, type EntryOutcome, tryEntry } from './testing/rows.ts';
 import { vmwrite32 } from './vmcs_access.ts';
 
 const G = VMCS_GUEST;
@@ -124,12 +123,13 @@ describe('checks on guest registers', () => {
     expect(tryEntry(box, free).outcome).toBe('entered');
   });
 
-  it('a guest outside of IA-32e mode passes the checks but is not modelled', () => {
-    const legacy = both(
-      entry(0, VM_ENTRY.IA32E_MODE | VM_ENTRY.LOAD_IA32_EFER),
-      field(G.CS_AR_BYTES, 0xc09b),
-    );
-    expect(() => tryEntry(box, legacy)).toThrow(UnimplementedError);
+  it('guests that are not in 64-bit mode are refused after all other checks', () => {
+    const compatibility = field(G.CS_AR_BYTES, 0xc09b);
+    const legacy = both(entry(0, VM_ENTRY.IA32E_MODE | VM_ENTRY.LOAD_IA32_EFER), compatibility);
+    const refused = (rule: string): EntryOutcome => ({ outcome: DEFAULT, rule });
+    expect(tryEntry(box, legacy)).toEqual(refused('not modelled: guest outside of IA-32e mode'));
+    expect(tryEntry(box, compatibility)).toEqual(refused('not modelled: guest in compatibility mode'));
+    expect(tryEntry(box, both(legacy, link(AT.VMCS))).outcome).toBe('exit 33/4');
   });
 
   it('the linked VMCS is looked at in each entry', () => {

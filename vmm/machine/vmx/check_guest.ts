@@ -8,11 +8,13 @@
 import { CR0, CR4, EFER } from '../../../lib/x86/registers.ts';
 import { DEBUGCTL } from '../../../lib/x86/msr.ts';
 import { SECONDARY_EXEC, VM_ENTRY } from '../../../lib/x86/vmx/controls.ts';
+import { VMX_AR } from '../../../lib/x86/vmx/guest_state.ts';
 import type { Cpu } from '../cpu/cpu.ts';
+import { SEG_WORDS, SEGF, SEGN } from '../cpu/state.ts';
 import { secondaryControls } from './check_controls.ts';
 import { EFER_DEFINED } from './check_host.ts';
 import { type Broken, isCanonical48, isPat, isPhysAddr } from './check_util.ts';
-import { VMCS_REVISION } from './vmcs_layout.ts';
+import { VMCS_REVISION, VMCS_SEGS } from './vmcs_layout.ts';
 import * as W from './words.ts';
 
 /** Bits of IA32_DEBUGCTL that this processor has. */
@@ -105,4 +107,17 @@ export function checkLinkPointer(cpu: Cpu): Broken {
   const shadowing = (secondaryControls(cpu) & SECONDARY_EXEC.SHADOW_VMCS) !== 0;
   if (shadowing !== ((word & VMCS_REVISION.SHADOW) !== 0)) return 'VMCS link pointer: shadow-VMCS indicator';
   return lo >>> 2 === base ? 'VMCS link pointer: current VMCS' : null;
+}
+
+/**
+ * The last of the checks: the modes that this processor does not have.
+ * DEVIATION: a guest that is not in 64-bit mode (outside of IA-32e mode, or CS.L is 0) fails as one with invalid state.
+ */
+export function checkSupportedMode(cpu: Cpu): Broken {
+  const { base } = cpu.vmx;
+  const { i32 } = cpu.mem;
+  if ((i32[base + W.ENTRY_CONTROLS]! & VM_ENTRY.IA32E_MODE) === 0)
+    return 'not modelled: guest outside of IA-32e mode';
+  const rights = i32[base + VMCS_SEGS + SEGN.CS * SEG_WORDS + SEGF.AR]!;
+  return (rights & VMX_AR.L_MASK) === 0 ? 'not modelled: guest in compatibility mode' : null;
 }

@@ -39,10 +39,10 @@ const MC_EVENT = INTR_TYPE.HARD_EXCEPTION | 18;
 
 // prettier-ignore
 const ROWS: readonly CheckRow[] = [
-  { section: RIP, rule: 'RIP is canonical', expected: 'guest RIP: canonical',
-    valid: field([G.RIP, 0x7fff_ffff_ffff]), invalid: field([G.RIP, 0x8000_0000_0000]) },
-  { section: RIP, rule: 'bits 63:32 of RIP are 0 unless CS.L is 1', expected: 'guest RIP: canonical',
-    valid: field([G.CS_AR_BYTES, 0xc09b], [G.RIP, 0xffff_ffff]), invalid: field([G.CS_AR_BYTES, 0xc09b], [G.RIP, 2 ** 32]) },
+  { section: RIP, rule: 'bits 63:48 of RIP are identical', expected: 'guest RIP: bits 63:48',
+    valid: field([G.RIP, 0xffff_ffff_ffff]), invalid: field([G.RIP, 0x1_0000_0000_0000]) },
+  { section: RIP, rule: 'bits 63:32 of RIP are 0 unless CS.L is 1', expected: 'guest RIP: bits 63:48',
+    valid: field([G.RIP, 2 ** 32]), invalid: field([G.CS_AR_BYTES, 0xc09b], [G.RIP, 2 ** 32]) },
   { section: RIP, rule: 'bit 1 of RFLAGS is 1', expected: 'guest RFLAGS: reserved bits',
     valid: field([G.RFLAGS, 2]), invalid: field([G.RFLAGS, 0]) },
   { section: RIP, rule: 'reserved bits of RFLAGS are 0', expected: 'guest RFLAGS: reserved bits',

@@ -13,7 +13,7 @@ import { GUEST_ACTIVITY, GUEST_INTR_STATE, PENDING_DBG, VMX_AR } from '../../../
 import { INTR_INFO, INTR_TYPE } from '../../../lib/x86/vmx/intr_info.ts';
 import type { Cpu } from '../cpu/cpu.ts';
 import { SEG_WORDS, SEGF, SEGN } from '../cpu/state.ts';
-import { type Broken, isCanonical48 } from './check_util.ts';
+import type { Broken } from './check_util.ts';
 import { VMCS_SEGS } from './vmcs_layout.ts';
 import * as W from './words.ts';
 
@@ -52,7 +52,9 @@ function checkRipRflags(cpu: Cpu): Broken {
   const entry = i32[base + W.ENTRY_CONTROLS]!;
   const ripHi = i32[base + W.GUEST_RIP + 1]!;
   const long = (entry & VM_ENTRY.IA32E_MODE) !== 0 && (csRights & VMX_AR.L_MASK) !== 0;
-  if (long ? !isCanonical48(ripHi) : ripHi !== 0) return 'guest RIP: canonical';
+  // Bits 63:48 must be identical, but not with bit 47: execution can run off the end of the lower half.
+  const top = ripHi >> 16;
+  if (long ? top !== 0 && top !== -1 : ripHi !== 0) return 'guest RIP: bits 63:48';
   const rflags = i32[base + W.GUEST_RFLAGS]!;
   if (
     (rflags & RFLAGS_RESERVED) !== 0 ||

@@ -6,15 +6,14 @@
 import { CPU_BASED, PIN_BASED, SECONDARY_EXEC } from '../../../lib/x86/vmx/controls.ts';
 import { ENTRY_FAIL, EXIT_REASON } from '../../../lib/x86/vmx/exit_reasons.ts';
 import { VMXERR } from '../../../lib/x86/vmx/insn_errors.ts';
-import { VM_ENTRY } from '../../../lib/x86/vmx/controls.ts';
 import { spend } from '../cost/ledger.ts';
 import { COST } from '../cost/points.ts';
 import type { Cpu } from '../cpu/cpu.ts';
 import { BLOCKING, S } from '../cpu/state.ts';
-import { SanitizerError, UnimplementedError } from '../errors.ts';
+import { SanitizerError } from '../errors.ts';
 import { dropFastFrame } from '../mmu/fast.ts';
 import { checkControls, checkInjection, checkTprThreshold, secondaryControls } from './check_controls.ts';
-import { checkGuestRegisters, checkLinkPointer } from './check_guest.ts';
+import { checkGuestRegisters, checkLinkPointer, checkSupportedMode } from './check_guest.ts';
 import { checkGuestActivity } from './check_guest_activity.ts';
 import { checkGuestSegments } from './check_guest_segments.ts';
 import { checkHostState } from './check_host.ts';
@@ -95,9 +94,8 @@ function enterGuest(cpu: Cpu, secondary: number): number {
   const link = checkLinkPointer(cpu);
   if (link !== null) return fail(cpu, EXIT_REASON.INVALID_STATE, ENTRY_FAIL.VMCS_LINK_PTR, link);
   if ((i32[state]! & VMCS_STATE.GUEST_OK) === 0) {
-    if ((i32[base + W.ENTRY_CONTROLS]! & VM_ENTRY.IA32E_MODE) === 0) {
-      throw new UnimplementedError(`CPU ${cpu.id}: VM entry to a guest outside of IA-32e mode`);
-    }
+    const mode = checkSupportedMode(cpu);
+    if (mode !== null) return fail(cpu, EXIT_REASON.INVALID_STATE, ENTRY_FAIL.DEFAULT, mode);
     i32[state] = i32[state]! | VMCS_STATE.GUEST_OK;
   }
   loadGuestState(cpu, secondary);

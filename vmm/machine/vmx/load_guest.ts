@@ -131,6 +131,7 @@ function loadTranslation(cpu: Cpu, secondary: number): void {
     vmx: { base },
   } = cpu;
   if ((secondary & SECONDARY_EXEC.ENABLE_EPT) !== 0) loadEptp(cpu);
+  mmu.mbec = (secondary & SECONDARY_EXEC.MODE_BASED_EPT_EXEC) !== 0 ? 1 : 0;
   if ((secondary & SECONDARY_EXEC.ENABLE_PML) !== 0) {
     mmu.pmlPage = addressIn(cpu, W.PML_ADDRESS);
     mmu.pmlIndexWord = base + W.GUEST_PML_INDEX;

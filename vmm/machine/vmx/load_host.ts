@@ -23,6 +23,7 @@ export function loadHostState(cpu: Cpu): void {
   const tagged = mmu.vpid !== 0;
   mmu.eptp = 0;
   mmu.eptAd = 0;
+  mmu.mbec = 0;
   mmu.vpid = 0;
   if (mmu.pmlPage >= 0) mmu.pmlPage = -1;
   mmuContextChanged(cpu);

@@ -9,7 +9,8 @@ import { VMCS_GUEST } from '../../../lib/x86/vmx/vmcs_guest.ts';
 import { VMCS_HOST } from '../../../lib/x86/vmx/vmcs_host.ts';
 import { VMCS_INFO } from '../../../lib/x86/vmx/vmcs_info.ts';
 import { SanitizerError } from '../errors.ts';
-import { skylakeVmxCaps } from './caps.ts';
+import { PROFILES } from '../cost/profiles.ts';
+import { vmxCapsOf } from './caps.ts';
 import { AT, VmxBox } from './testing/fixture.ts';
 import {
   vmread32,
@@ -28,7 +29,7 @@ import { VMX_RESULT as RESULT, vmxCapabilityMsr } from './vmx_unit.ts';
 
 const ALL = [VMCS_CTRL, VMCS_INFO, VMCS_GUEST, VMCS_HOST].flatMap((table) => Object.values(table));
 const out = new Int32Array(2);
-const { fieldWord } = skylakeVmxCaps();
+const { fieldWord } = vmxCapsOf(PROFILES.skylake);
 const supported = ALL.filter((field) => fieldWord[field] !== -1);
 
 describe('the VMCS layout', () => {

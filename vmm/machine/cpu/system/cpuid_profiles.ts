@@ -79,6 +79,13 @@ const IDENTITY: Readonly<Record<CpuProfile['name'], Identity>> = {
     brand: 'nestbed emulated CPU, Skylake-SP class',
     features: [...COMMON, F.VMX],
   },
+  // Family 6, model 0x6a, stepping 6.
+  icelake: {
+    vendor: 'GenuineIntel',
+    signature: 0x0006_06a6,
+    brand: 'nestbed emulated CPU, Ice Lake-SP class',
+    features: [...COMMON, F.VMX],
+  },
   // Family 0x19, model 1, stepping 1.
   milan: {
     vendor: 'AuthenticAMD',

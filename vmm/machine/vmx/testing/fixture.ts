@@ -11,7 +11,7 @@ import { VMCS_GUEST } from '../../../../lib/x86/vmx/vmcs_guest.ts';
 import { VMCS_HOST } from '../../../../lib/x86/vmx/vmcs_host.ts';
 import { VMCS_INFO } from '../../../../lib/x86/vmx/vmcs_info.ts';
 import { hpa } from '../../../../lib/x86/addr.ts';
-import { PROFILES } from '../../cost/profiles.ts';
+import { type CpuProfile, PROFILES } from '../../cost/profiles.ts';
 import type { Cpu } from '../../cpu/cpu.ts';
 import { enterLongMode } from '../../cpu/system/reset.ts';
 import { cpuRun } from '../../cpu/system/run.ts';
@@ -48,9 +48,9 @@ export class VmxBox {
   readonly machine: Machine;
   readonly cpu: Cpu;
 
-  constructor(nrCpus = 1) {
+  constructor(nrCpus = 1, profile: CpuProfile = PROFILES.skylake) {
     this.machine = createMachine({
-      profile: PROFILES.skylake,
+      profile,
       nrCpus,
       ramBytes: 0x40_0000,
       tlb: 'real',
