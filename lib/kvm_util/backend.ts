@@ -13,6 +13,7 @@ import type {
   KvmUserspaceMemoryRegion,
   KvmUserspaceMemoryRegion2,
 } from '../uapi/memory.ts';
+import type { KvmNestedState } from '../uapi/nested_state.ts';
 import type { KvmDebugregs, KvmRegs, KvmSregs, KvmXcrs } from '../uapi/regs.ts';
 import type { KvmRun } from '../uapi/run.ts';
 import type { KvmLapicState, KvmMpState, KvmVcpuEvents } from '../uapi/vcpu_state.ts';
@@ -97,6 +98,10 @@ export interface VcpuFd {
   setDebugregs(regs: KvmDebugregs): void;
   getXcrs(): KvmXcrs;
   setXcrs(xcrs: KvmXcrs): void;
+  /** KVM_GET_NESTED_STATE with a buffer of `size` bytes: E2BIG if that is not enough. */
+  getNestedState(size: number): KvmNestedState;
+  /** KVM_SET_NESTED_STATE; null is a bad pointer. */
+  setNestedState(state: KvmNestedState | null): void;
   /** KVM_INTERRUPT. */
   interrupt(vector: number): void;
   nmi(): void;
@@ -125,6 +130,10 @@ export interface KvmDevice {
   checkExtension(cap: number): number;
   getSupportedCpuid(): KvmCpuidEntry2[];
   getMsrIndexList(): number[];
+  /** KVM_GET_MSR_FEATURE_INDEX_LIST. */
+  getMsrFeatureIndexList(): number[];
+  /** KVM_GET_MSRS of feature MSRs: the entries read, in order, up to the first that fails. */
+  getMsrs(indices: readonly number[]): KvmMsrEntry[];
   createVm(type: number): Steps<VmFd>;
 }
 

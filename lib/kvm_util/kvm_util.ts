@@ -29,11 +29,14 @@ export interface VmArch {
   gdt: Gva;
   tss: Gva;
   idt: Gva;
+  /** Root of the tables that L1 gives its guests (EPT), once vmEnableTdp() made one. */
+  tdpPgd: Gpa | undefined;
 }
 
 export class KvmVm {
   readonly backend: Backend;
-  readonly fd: VmFd;
+  /** Another one after kvmVmRestart(). */
+  fd: VmFd;
   readonly regions = new MemRegions();
   readonly vcpus: KvmVcpu[] = [];
   readonly arch: VmArch;
@@ -47,7 +50,7 @@ export class KvmVm {
   constructor(backend: Backend, fd: VmFd, pgtableLevels: number) {
     this.backend = backend;
     this.fd = fd;
-    this.arch = { pgd: undefined, pgtableLevels, gdt: 0n, tss: 0n, idt: 0n };
+    this.arch = { pgd: undefined, pgtableLevels, gdt: 0n, tss: 0n, idt: 0n, tdpPgd: undefined };
   }
 }
 

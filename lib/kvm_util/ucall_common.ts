@@ -15,7 +15,7 @@ import {
   UcallHeader,
 } from '../guest/ucall.ts';
 import { KVM_EXIT, KVM_EXIT_IO } from '../uapi/run.ts';
-import { errnoName } from '../uapi/errno.ts';
+import { ERRNO, errnoName } from '../uapi/errno.ts';
 import { codeName, hex } from '../x86/bits.ts';
 import { VECTOR } from '../x86/exceptions.ts';
 import { hva, type Hva } from '../x86/addr.ts';
@@ -141,6 +141,12 @@ export function unexpectedExit(vcpu: KvmVcpu, what = ''): never {
   );
 }
 
+/** TEST_ASSERT_KVM_EXIT_REASON(). */
+export function TEST_ASSERT_KVM_EXIT_REASON(vcpu: KvmVcpu, expected: number): void {
+  if (vcpu.fd.run.exit_reason === expected) return;
+  unexpectedExit(vcpu, `expected KVM_EXIT_${codeName(KVM_EXIT, expected)}`);
+}
+
 /** vcpu_run(): KVM_RUN that must succeed. */
 export function* vcpuRun(vcpu: KvmVcpu): Steps<void> {
   yield* vcpu.fd.ioctlRun();
@@ -155,6 +161,15 @@ export function* tryVcpuRun(vcpu: KvmVcpu): Steps<number> {
     if (error instanceof Error && 'errno' in error && typeof error.errno === 'number') return error.errno;
     throw error;
   }
+}
+
+/** vcpu_run_complete_io(): after KVM_EXIT_IO the guest's registers are whole only once KVM_RUN was entered again. */
+export function* vcpuRunCompleteIo(vcpu: KvmVcpu): Steps<void> {
+  const { run } = vcpu.fd;
+  run.immediate_exit = 1;
+  const errno = yield* tryVcpuRun(vcpu);
+  run.immediate_exit = 0;
+  TEST_ASSERT(errno === ERRNO.EINTR, () => `KVM_RUN IOCTL didn't exit immediately: ${errnoText(errno)}`);
 }
 
 /** The name of an errno, for messages. */

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/** Events, MP state, local APIC state, guest debugging, nested state. Mirrors the uapi headers of KVM, 6.12. */
+/** Events, MP state, local APIC state, guest debugging. Mirrors the uapi headers of KVM, 6.12. */
 
 /** kvm_mp_state.mp_state. */
 // prettier-ignore
@@ -101,14 +101,3 @@ export interface KvmTranslation {
   writeable: number;
   usermode: number;
 }
-
-/** kvm_nested_state.format and .flags. */
-export const KVM_STATE_NESTED_FORMAT = { VMX: 0, SVM: 1 } as const;
-// prettier-ignore
-export const KVM_STATE_NESTED = {
-  GUEST_MODE:  0x001,
-  RUN_PENDING: 0x002,
-  EVMCS:       0x004,
-  MTF_PENDING: 0x008,
-  GIF_SET:     0x100,
-} as const;

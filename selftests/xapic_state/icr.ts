@@ -11,7 +11,7 @@ import { kvmVmFree, type KvmVcpu } from '../../lib/kvm_util/kvm_util.ts';
 import { TEST_ASSERT, TEST_ASSERT_EQ } from '../../lib/kvm_util/test_util.ts';
 import { runUntilUcall } from '../../lib/kvm_util/ucall_common.ts';
 import { vmCreateWithOneVcpu } from '../../lib/kvm_util/vm_create.ts';
-import { vcpuClearCpuidFeature } from '../../lib/kvm_util/x86/msr.ts';
+import { vcpuClearCpuidFeature } from '../../lib/kvm_util/x86/cpuid.ts';
 import { virtPgMap } from '../../lib/kvm_util/x86/page_table.ts';
 import { linkXapicState, x2apic_guest_code, xapic_guest_code } from './guest.ts';
 

@@ -5,6 +5,7 @@ import { ERRNO, KvmError } from '../../lib/uapi/errno.ts';
 import type { KvmIoctl } from '../../lib/uapi/ioctls.ts';
 import type { KvmCpuidEntry2, KvmMsrEntry } from '../../lib/uapi/cpuid_msr.ts';
 import type { KvmEnableCap } from '../../lib/uapi/memory.ts';
+import type { KvmNestedState } from '../../lib/uapi/nested_state.ts';
 import type { KvmDebugregs, KvmRegs, KvmSregs, KvmXcrs } from '../../lib/uapi/regs.ts';
 import type { KvmRun } from '../../lib/uapi/run.ts';
 import type { KvmLapicState, KvmMpState, KvmVcpuEvents } from '../../lib/uapi/vcpu_state.ts';
@@ -15,6 +16,7 @@ import { kvmSetCpuid2 } from '../kvm/x86/cpuid.ts';
 import { kvmApicGetState, kvmApicSetState, lapicInKernel } from '../kvm/x86/lapic.ts';
 import { kvmApicAcceptEvents, kvmInjectNmi, kvmSetMpState } from '../kvm/x86/mp_state.ts';
 import { kvmGetMsr, kvmSetMsr } from '../kvm/x86/msr.ts';
+import { kvmVcpuIoctlGetNestedState, kvmVcpuIoctlSetNestedState } from '../kvm/x86/nested_state.ts';
 import { kvmGetRegs, kvmGetSregs, kvmIoctlInterrupt, kvmSetRegs, kvmSetSregs } from '../kvm/x86/regs.ts';
 import {
   kvmGetDebugregs,
@@ -127,6 +129,13 @@ export class EmulatedVcpuFd implements VcpuFd {
   }
   setXcrs(xcrs: KvmXcrs): void {
     this.#checked('KVM_SET_XCRS', () => kvmSetXcrs(this.vcpu, xcrs));
+  }
+
+  getNestedState(size: number): KvmNestedState {
+    return this.#loaded('KVM_GET_NESTED_STATE', () => kvmVcpuIoctlGetNestedState(this.vcpu, size));
+  }
+  setNestedState(state: KvmNestedState | null): void {
+    this.#loaded('KVM_SET_NESTED_STATE', () => kvmVcpuIoctlSetNestedState(this.vcpu, state));
   }
 
   interrupt(vector: number): void {

@@ -2,7 +2,7 @@
 /** A VM's file descriptor, and /dev/kvm: kvm_vm_ioctl() and kvm_dev_ioctl() of virt/kvm/kvm_main.c, 6.12. */
 import type { KvmDevice, StatsFd, Steps, VcpuFd, VmFd } from '../../lib/kvm_util/backend.ts';
 import { ERRNO, KvmError } from '../../lib/uapi/errno.ts';
-import type { KvmCpuidEntry2 } from '../../lib/uapi/cpuid_msr.ts';
+import type { KvmCpuidEntry2, KvmMsrEntry } from '../../lib/uapi/cpuid_msr.ts';
 import type {
   KvmClearDirtyLog,
   KvmDirtyLog,
@@ -19,6 +19,7 @@ import { kvmVmIoctlSetUserMemoryRegion, kvmVmIoctlSetUserMemoryRegion2 } from '.
 import type { KvmModule } from '../kvm/module.ts';
 import { kvmVmIoctlGetStatsFd } from '../kvm/stats.ts';
 import { kvmGetSupportedCpuid } from '../kvm/x86/cpuid.ts';
+import { kvmGetFeatureMsr, kvmGetMsrFeatureIndexList } from '../kvm/x86/feature_msrs.ts';
 import { MSRS_TO_SAVE } from '../kvm/x86/msr.ts';
 import { kvmVmIoctlEnableCapX86 } from '../kvm/x86/x86.ts';
 import { spend } from '../machine/cost/ledger.ts';
@@ -116,6 +117,18 @@ export class EmulatedKvmDevice implements KvmDevice {
   }
   getMsrIndexList(): number[] {
     return [...MSRS_TO_SAVE];
+  }
+  getMsrFeatureIndexList(): number[] {
+    return kvmGetMsrFeatureIndexList(this.#module);
+  }
+  getMsrs(indices: readonly number[]): KvmMsrEntry[] {
+    const out: KvmMsrEntry[] = [];
+    for (const index of indices) {
+      const data = kvmGetFeatureMsr(this.#module, index);
+      if (data === undefined) break;
+      out.push({ index, data });
+    }
+    return out;
   }
   *createVm(type: number): Steps<VmFd> {
     const { sched } = this.#module.host;

@@ -42,6 +42,7 @@ const EXTENSIONS: Readonly<Record<number, number>> = {
 /** KVM_CHECK_EXTENSION, on /dev/kvm (`kvm` null) or on a VM. What nobody knows is 0. */
 export function kvmVmIoctlCheckExtension(module: KvmModule, kvm: Kvm | null, cap: number): number {
   if (cap === KVM_CAP.NR_VCPUS) return Math.min(module.host.sched.cpus.length, KVM_MAX_VCPUS);
+  if (cap === KVM_CAP.NESTED_STATE) return module.ops.nestedOps?.maxStateSize ?? 0;
   return EXTENSIONS[cap] ?? module.arch.vmIoctlCheckExtension(kvm, cap);
 }
 

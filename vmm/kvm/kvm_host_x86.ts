@@ -6,6 +6,7 @@
  */
 import type { Gfn, Hpa } from '../../lib/x86/addr.ts';
 import type { KvmCpuidEntry2, KvmMsrEntry } from '../../lib/uapi/cpuid_msr.ts';
+import type { KvmNestedState } from '../../lib/uapi/nested_state.ts';
 import type { KvmDtable, KvmSegment } from '../../lib/uapi/regs.ts';
 import { KVM_MP_STATE } from '../../lib/uapi/vcpu_state.ts';
 import type { Cpu } from '../machine/cpu/cpu.ts';
@@ -307,6 +308,12 @@ export interface KvmX86NestedOps {
   hasEvents(vcpu: Vcpu): boolean;
   tripleFault(vcpu: Vcpu): void;
   getNestedStatePages(vcpu: Vcpu): MaybeSteps<boolean>;
+  /** What KVM_CAP_NESTED_STATE gives. */
+  readonly maxStateSize: number;
+  /** KVM_GET_NESTED_STATE: `size` is what the whole state needs; data that `userSize` has no room for is left out. */
+  getState(vcpu: Vcpu, userSize: number): KvmNestedState;
+  /** KVM_SET_NESTED_STATE: 0 or a negative errno. */
+  setState(vcpu: Vcpu, state: KvmNestedState): number;
 }
 
 /** The kvm_arch_* functions that architecture-neutral code calls; x86.ts provides them. */
