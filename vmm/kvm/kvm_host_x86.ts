@@ -122,6 +122,9 @@ export class VcpuArch {
 
   cpuidEntries: KvmCpuidEntry2[] = [];
   maxphyaddr = 36;
+  /** Bits of CR4 and EFER that this vCPU's CPUID does not offer, and does: kvm_vcpu_after_set_cpuid(). */
+  cr4GuestRsvdBits = -1;
+  eferValidBits = 0;
 
   readonly db = new Int32Array(8);
   dr6 = 0xffff_0ff0 | 0;

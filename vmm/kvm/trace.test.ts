@@ -108,6 +108,12 @@ const TEXTS: readonly (readonly [tracepoint: number, args: readonly TraceArg[], 
     ['CPUID', 1, 2, 3, 4],
     'reason: CPUID ext_inf1: 0x0000000000000001 ext_inf2: 0x0000000000000002 ext_int: 0x00000003 ext_int_err: 0x00000004',
   ],
+  [TP.KVM_NESTED_VMENTER_FAILED, ['host CR0: fixed bits', 0], 'host CR0: fixed bits'],
+  [
+    TP.KVM_NESTED_VMENTER_FAILED,
+    ['hardware VM-instruction error: ', 7],
+    'hardware VM-instruction error: ENTRY_INVALID_CONTROL_FIELD',
+  ],
 ];
 
 describe('tracepoints', () => {

@@ -5,6 +5,7 @@
  */
 import { KVM_EXIT } from '../../lib/uapi/run.ts';
 import { ERRNO } from '../../lib/uapi/errno.ts';
+import { VMXERR } from '../../lib/x86/vmx/insn_errors.ts';
 
 /** 64-bit values may be bigint. */
 export type TraceArg = number | bigint | string;
@@ -21,6 +22,7 @@ export const TP = {
   KVM_MMU_SET_SPTE: 29, KVM_MMU_SPTE_REQUESTED: 30, KVM_TDP_MMU_SPTE_CHANGED: 31, KVM_MMU_SPLIT_HUGE_PAGE: 32,
   KVM_MMU_GET_PAGE: 33, KVM_MMU_PREPARE_ZAP_PAGE: 34,
   KVM_NESTED_VMENTER: 35, KVM_NESTED_VMEXIT: 36, KVM_NESTED_VMEXIT_INJECT: 37,
+  KVM_NESTED_VMENTER_FAILED: 38,
 } as const;
 
 interface Tracepoint {
@@ -149,6 +151,10 @@ const nestedExit = (...a: TraceArg[]): string => {
   return `rip: 0x${x16(rip)} reason: ${reason} ext_inf1: 0x${x16(info1)} ext_inf2: 0x${x16(info2)} ext_int: 0x${x8(intInfo)} ext_int_err: 0x${x8(intErr)}`;
 };
 
+/** VMX_VMENTER_INSTRUCTION_ERRORS; nothing for a check that L0 made. */
+const vmenterError = (error: number): string =>
+  error === 0 ? '' : (Object.entries(VMXERR).find(([, number]) => number === error)?.[0] ?? `0x${x(error)}`);
+
 type A = TraceArg;
 const kvm = (name: string, print: (...args: never[]) => string): Tracepoint => ({
   system: 'kvm',
@@ -217,6 +223,7 @@ export const TRACEPOINTS: Readonly<Record<number, Tracepoint>> = {
   [TP.KVM_NESTED_VMEXIT]: kvm('kvm_nested_vmexit', nestedExit),
   [TP.KVM_NESTED_VMEXIT_INJECT]: kvm('kvm_nested_vmexit_inject', (reason: A, info1: A, info2: A, intInfo: A, intErr: A) =>
     `reason: ${reason} ext_inf1: 0x${x16(info1)} ext_inf2: 0x${x16(info2)} ext_int: 0x${x8(intInfo)} ext_int_err: 0x${x8(intErr)}`),
+  [TP.KVM_NESTED_VMENTER_FAILED]: kvm('kvm_nested_vmenter_failed', (msg: A, err: A) => `${msg}${vmenterError(Number(err))}`),
 };
 
 export const NR_TRACEPOINTS = Object.keys(TP).length;

@@ -9,6 +9,7 @@ import { BugError, UnimplementedError } from '../../machine/errors.ts';
 import type { KvmX86Ops } from '../kvm_host_x86.ts';
 import type { KvmCaps } from '../module.ts';
 import type { KvmParams } from '../params.ts';
+import { vmxIsValidCr0, vmxIsValidCr4 } from './nested/check_registers.ts';
 import { nestedVmxSetupCtlsMsrs } from './nested/nested_msrs.ts';
 import { setupVmcsConfig } from './vmcs01.ts';
 import {
@@ -121,9 +122,9 @@ export function vmxX86Ops(host: Host, params: KvmParams): KvmX86Ops {
     getSegment: vmxGetSegment,
     setSegment: vmxSetSegment,
     getCpl: vmxGetCpl,
-    isValidCr0: () => true,
+    isValidCr0: vmxIsValidCr0,
     setCr0: vmxSetCr0,
-    isValidCr4: () => true,
+    isValidCr4: vmxIsValidCr4,
     setCr4: vmxSetCr4,
     setEfer: vmxSetEfer,
     getIdt: (vcpu) => vmxGetDt(vcpu, 'IDTR'),

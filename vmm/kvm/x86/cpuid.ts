@@ -5,14 +5,21 @@
  */
 import { ERRNO, KvmError } from '../../../lib/uapi/errno.ts';
 import { KVM_CPUID_FLAG, KVM_MAX_CPUID_ENTRIES, type KvmCpuidEntry2 } from '../../../lib/uapi/cpuid_msr.ts';
-import { CPUID_REG, X86_FEATURE, cpuidLeafHasIndex, type CpuidFeature } from '../../../lib/x86/cpuid.ts';
-import { CR4, GPR } from '../../../lib/x86/registers.ts';
+import {
+  CPUID_REG,
+  X86_FEATURE,
+  X86_FEATURE_EXT,
+  cpuidLeafHasIndex,
+  type CpuidFeature,
+} from '../../../lib/x86/cpuid.ts';
+import { CR4, EFER, GPR } from '../../../lib/x86/registers.ts';
 import { APICBASE } from '../../../lib/x86/apic.ts';
 import type { CpuidTable } from '../../machine/cpu/system/cpuid.ts';
 import type { Vcpu } from '../kvm_host.ts';
 import { TP } from '../trace_events.ts';
 import { kvmReadCr4, kvmRegisterRead32, kvmRegisterWrite } from './cache_regs.ts';
-import { CPUID_REG_NAMES, kvmFindCpuidEntry } from './cpuid_entry.ts';
+import { CPUID_REG_NAMES, guestHas, kvmFindCpuidEntry } from './cpuid_entry.ts';
+import { cr4GuestReservedBits } from './cr.ts';
 import { kvmSkipEmulatedInstruction } from './skip.ts';
 
 const REGS = CPUID_REG_NAMES;
@@ -88,6 +95,17 @@ export function kvmSetCpuid2(vcpu: Vcpu, entries: readonly KvmCpuidEntry2[]): vo
   vcpu.arch.cpuidEntries = entries.map((e) => ({ ...e }));
   const physical = widths === undefined ? 36 : widths.eax & 0xff;
   vcpu.arch.maxphyaddr = Math.min(physical, vcpu.kvm.module.caps.maxphyaddr);
+  kvmVcpuAfterSetCpuid(vcpu);
+}
+
+/** kvm_vcpu_after_set_cpuid(): what is asked often is worked out once. */
+export function kvmVcpuAfterSetCpuid(vcpu: Vcpu): void {
+  const { arch } = vcpu;
+  arch.cr4GuestRsvdBits = cr4GuestReservedBits(vcpu);
+  arch.eferValidBits =
+    EFER.SCE |
+    (guestHas(vcpu, X86_FEATURE_EXT.LM) ? EFER.LME | EFER.LMA : 0) |
+    (guestHas(vcpu, X86_FEATURE_EXT.NX) ? EFER.NXE : 0);
   vcpu.kvm.module.ops.vcpuAfterSetCpuid(vcpu);
 }
 

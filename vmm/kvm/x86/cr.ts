@@ -21,12 +21,13 @@ const CR0_PAGING_BITS = CR0.PG | CR0.WP;
 /** KVM_MMU_CR4_ROLE_BITS: how linear addresses are translated. */
 const CR4_ROLE_BITS = CR4.PSE | CR4.PAE | CR4.LA57 | CR4.SMEP | CR4.SMAP | CR4.PKE;
 
-/** kvm_is_valid_cr0(). */
-export function kvmIsValidCr0(cr0: bigint): boolean {
+/** kvm_is_valid_cr0(): in VMX operation also what the VMX capability MSRs fix. */
+export function kvmIsValidCr0(vcpu: Vcpu, cr0: bigint): boolean {
   if (cr0 >> 32n !== 0n) return false;
   const value = Number(cr0);
   if ((value & CR0.NW) !== 0 && (value & CR0.CD) === 0) return false;
-  return (value & CR0.PG) === 0 || (value & CR0.PE) !== 0;
+  if ((value & CR0.PG) !== 0 && (value & CR0.PE) === 0) return false;
+  return vcpu.kvm.module.ops.isValidCr0(vcpu, (value | CR0.ET) >>> 0);
 }
 
 function csIs64Bit(vcpu: Vcpu): boolean {
@@ -37,7 +38,7 @@ function csIs64Bit(vcpu: Vcpu): boolean {
 
 /** kvm_set_cr0(). */
 export function kvmSetCr0(vcpu: Vcpu, cr0: bigint): number {
-  if (!kvmIsValidCr0(cr0)) return 1;
+  if (!kvmIsValidCr0(vcpu, cr0)) return 1;
   const old = kvmReadCr0(vcpu);
   const value = ((Number(cr0) | CR0.ET) & CR0_DEFINED) >>> 0;
   const { efer } = vcpu.arch;
@@ -67,8 +68,8 @@ export function kvmSetCr3(vcpu: Vcpu, cr3: bigint): number {
   return 0;
 }
 
-/** Bits of CR4 that this guest's CPUID does not offer. */
-function cr4Reserved(vcpu: Vcpu): number {
+/** __cr4_reserved_bits() of the guest's CPUID, for vcpu.arch.cr4GuestRsvdBits. */
+export function cr4GuestReservedBits(vcpu: Vcpu): number {
   const optional: readonly [number, Parameters<typeof guestHas>[1]][] = [
     [CR4.PCIDE, X86_FEATURE.PCID],
     [CR4.OSXSAVE, X86_FEATURE.XSAVE],
@@ -97,9 +98,10 @@ function cr4Reserved(vcpu: Vcpu): number {
   return reserved;
 }
 
-/** kvm_is_valid_cr4(). */
+/** kvm_is_valid_cr4(): as CPUID and, in VMX operation, the VMX capability MSRs allow it. */
 export function kvmIsValidCr4(vcpu: Vcpu, cr4: bigint): boolean {
-  return cr4 >> 32n === 0n && (Number(cr4) & cr4Reserved(vcpu)) === 0;
+  if (cr4 >> 32n !== 0n || (Number(cr4) & vcpu.arch.cr4GuestRsvdBits) !== 0) return false;
+  return vcpu.kvm.module.ops.isValidCr4(vcpu, Number(cr4));
 }
 
 /** kvm_set_cr4(). */

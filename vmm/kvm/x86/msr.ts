@@ -6,7 +6,7 @@
 import { KVM_EXIT } from '../../../lib/uapi/run.ts';
 import { KVM_MSR_EXIT_REASON, type KvmMsrEntry } from '../../../lib/uapi/cpuid_msr.ts';
 import { APIC_BASE_MSR, APIC_END_MSR } from '../../../lib/x86/apic.ts';
-import { X86_FEATURE, X86_FEATURE_EXT } from '../../../lib/x86/cpuid.ts';
+import { X86_FEATURE } from '../../../lib/x86/cpuid.ts';
 import { MISC_ENABLE, MSR } from '../../../lib/x86/msr.ts';
 import { CR0, EFER, GPR } from '../../../lib/x86/registers.ts';
 import type { Vcpu } from '../kvm_host.ts';
@@ -73,18 +73,16 @@ export function kvmSetEfer(vcpu: Vcpu, value: bigint, by: MsrBy): number {
   const old = vcpu.arch.efer;
   const efer = Number(value);
   const paging = (kvmReadCr0(vcpu) & CR0.PG) !== 0;
-  if (by === 'guest' && (!guestMayHaveEfer(vcpu, efer) || (paging && ((old ^ efer) & EFER.LME) !== 0)))
+  if (
+    by === 'guest' &&
+    ((efer & ~vcpu.arch.eferValidBits) !== 0 || (paging && ((old ^ efer) & EFER.LME) !== 0))
+  )
     return 1;
   // LMA is the processor's: it follows LME and CR0.PG.
   vcpu.kvm.module.ops.setEfer(vcpu, (efer & ~EFER.LMA) | (old & EFER.LMA));
   if (((old ^ efer) & (EFER.NXE | EFER.LME)) !== 0) kvmMmuResetContext(vcpu);
   return 0;
 }
-
-/** __kvm_valid_efer(): what this guest's CPUID offers. */
-const guestMayHaveEfer = (vcpu: Vcpu, efer: number): boolean =>
-  ((efer & (EFER.LME | EFER.LMA)) === 0 || guestHas(vcpu, X86_FEATURE_EXT.LM)) &&
-  ((efer & EFER.NXE) === 0 || guestHas(vcpu, X86_FEATURE_EXT.NX));
 
 /** There is no such MSR: KVM_MSR_RET_UNSUPPORTED. Any other refusal is 1. */
 export const KVM_MSR_RET_UNSUPPORTED = 2;

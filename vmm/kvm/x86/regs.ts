@@ -119,7 +119,7 @@ function isValidSregs(vcpu: Vcpu, sregs: KvmSregs): boolean {
   } else if ((efer & EFER.LMA) !== 0 || sregs.cs.l !== 0) {
     return false;
   }
-  return kvmIsValidCr4(vcpu, sregs.cr4) && kvmIsValidCr0(sregs.cr0);
+  return kvmIsValidCr4(vcpu, sregs.cr4) && kvmIsValidCr0(vcpu, sregs.cr0);
 }
 
 /** KVM_SET_SREGS; 1: refused, nothing changed but possibly the APIC base. */

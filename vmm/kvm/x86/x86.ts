@@ -16,6 +16,7 @@ import type { Kvm, Vcpu } from '../kvm_host.ts';
 import type { KvmArchOps } from '../kvm_host_x86.ts';
 import { vcpuLoad, vcpuPut } from '../kvm_main.ts';
 import { TP } from '../trace_events.ts';
+import { kvmVcpuAfterSetCpuid } from './cpuid.ts';
 import { kvmCreateLapic, kvmFreeLapic, lapicInKernel, vcpuApic } from './lapic.ts';
 import { kvmVcpuReset } from './mp_state.ts';
 import { kvmSetTsc } from './msr.ts';
@@ -55,6 +56,7 @@ function vcpuCreate(vcpu: Vcpu, buses: Buses): number {
   if (kvm.arch.irqchipInKernel && bus !== undefined) kvmCreateLapic(vcpu, bus);
   const err = kvm.module.ops.vcpuCreate(vcpu);
   if (err === 0) {
+    kvmVcpuAfterSetCpuid(vcpu);
     kvmVcpuReset(vcpu, 'reset');
     kvmSetTsc(vcpu, 0n);
   } else kvmFreeLapic(vcpu);

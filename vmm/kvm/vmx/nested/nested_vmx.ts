@@ -31,6 +31,8 @@ export class NestedVmx {
   /** vmcs02 holds newer values of the fields that are synced seldom. */
   needSyncVmcs02ToVmcs12Rare = false;
   vmcs02Initialized = false;
+  /** The rule that the last failed check of vmcs12 found broken, for reports; empty: none failed yet. */
+  failedCheck = '';
 
   // What happened while L2 ran and concerns vmcs01: done on return to L1.
   changeVmcs01VirtualApicMode = false;
