@@ -12,7 +12,13 @@ import { KVM_MP_STATE } from '../../lib/uapi/vcpu_state.ts';
 import type { Cpu } from '../machine/cpu/cpu.ts';
 import type { Steps } from '../host/steps.ts';
 import type { Kvm, Vcpu } from './kvm_host.ts';
+import { BugError } from '../machine/errors.ts';
+import { GuestWalker } from './mmu/guest_walker.ts';
 import { KvmPageFault } from './mmu/page_fault.ts';
+import { KvmCpuRole, KvmMmuPageRole } from './mmu/role.ts';
+import { RsvdBitsValidate } from './mmu/rsvd_bits.ts';
+import type { TdpMmuRoot } from './mmu/mmu_page.ts';
+import type { X86Exception } from './x86/x86_exception.ts';
 
 /** A physical address of nothing (`INVALID_PAGE`). */
 export const INVALID_PAGE = -1 as Hpa;
@@ -26,35 +32,56 @@ export const KVM_MMU_NUM_PREV_ROOTS = 3;
 export const KVM_MMU_ROOT_CURRENT = 0x1;
 export const KVM_MMU_ROOTS_ALL = 0xf;
 
+/** A table page that is a root: struct kvm_mmu_page as the code that only loads and caches roots sees it. */
+export interface KvmMmuRootPage {
+  readonly hpa: Hpa;
+  readonly role: KvmMmuPageRole;
+  /** A root of the TDP MMU, else of the shadow MMU. */
+  readonly tdpMmuPage: boolean;
+}
+
 /** A root, current or previous. `pgd`: what it was made for (guest CR3 or EPTP; 0 for direct roots). */
 export interface KvmMmuRootInfo {
   pgd: number;
   hpa: Hpa;
+  /** root_to_sp(); null without a root, and for the dummy root. */
+  sp: KvmMmuRootPage | null;
 }
 
-/** Properties of a table page; equal roles may share pages. union kvm_mmu_page_role. */
-export interface KvmMmuPageRole {
-  level: number;
-  /** 1: translates gfn to pfn with no guest table behind it. */
-  direct: number;
-  /** Address space: 1 while in SMM. */
-  smm: number;
-  adDisabled: number;
-  guestMode: number;
-}
+/** How an MMU's guest tables look: which walker reads them. */
+export const PAGING = { NONE: 0, BITS_64: 1, EPT: 2 } as const;
+
+const noRoot = (): KvmMmuRootInfo => ({ pgd: 0, hpa: INVALID_PAGE, sp: null });
+
+const unset = (): never => {
+  throw new BugError('a hook of an MMU that has not been initialised');
+};
 
 /** struct kvm_mmu: one paging context of a vCPU. */
 export class KvmMmu {
-  readonly root: KvmMmuRootInfo = { pgd: 0, hpa: INVALID_PAGE };
+  root: KvmMmuRootInfo = noRoot();
   readonly prevRoots: KvmMmuRootInfo[] = [];
-  readonly rootRole: KvmMmuPageRole = { level: 0, direct: 1, smm: 0, adDisabled: 0, guestMode: 0 };
-  /** Guest paging: CR0, CR4, EFER bits that kvm_calc_cpu_role() looks at; a change means re-initialisation. */
-  cpuRole = 0;
-  /** Levels of the guest's own tables: 0 without paging. */
-  guestLevel = 0;
+  readonly rootRole = new KvmMmuPageRole();
+  /** The guest's tables: a change means re-initialisation. Its level is 0 without paging. */
+  readonly cpuRole = new KvmCpuRole();
+  /** PAGING.* */
+  format: number = PAGING.NONE;
+  /** By access >> 1: for each combination of ACC.* whether the access faults. */
+  readonly permissions = new Uint8Array(16);
+  pkruMask = 0;
+  readonly guestRsvdCheck = new RsvdBitsValidate();
+  /** Times that the context was initialised, for tests: not when the role was the same. */
+  inits = 0;
+
+  /** CR3 or EPTP of the guest whose tables they are. */
+  getGuestPgd: (vcpu: Vcpu) => number = unset;
+  /** PDPTEs of PAE paging. */
+  getPdptr: (vcpu: Vcpu, index: number) => bigint = unset;
+  /** A fault of a walk of these tables goes to whoever owns them. */
+  injectPageFault: (vcpu: Vcpu, fault: X86Exception) => void = unset;
 
   constructor() {
-    for (let i = 0; i < KVM_MMU_NUM_PREV_ROOTS; i++) this.prevRoots.push({ pgd: 0, hpa: INVALID_PAGE });
+    for (let i = 0; i < KVM_MMU_NUM_PREV_ROOTS; i++) this.prevRoots.push(noRoot());
   }
 }
 
@@ -158,19 +185,12 @@ export class VcpuArch {
   readonly nestedMmu = new KvmMmu();
   /** What the vCPU runs on now. */
   mmu: KvmMmu = this.rootMmu;
+  /** Walks of L0 by linear address, of EPT12 on their behalf, and of EPT12 for faults of L2. */
+  readonly gvaWalker = new GuestWalker();
+  readonly nestedWalker = new GuestWalker();
+  readonly faultWalker = new GuestWalker();
   /** What translates linear addresses for the emulator. */
   walkMmu: KvmMmu = this.rootMmu;
-}
-
-/** A table page that is a root. struct kvm_mmu_page, as far as TDP roots need it. */
-export interface TdpMmuRoot {
-  readonly hpa: Hpa;
-  readonly role: Readonly<KvmMmuPageRole>;
-  /** vCPUs that use it, plus 1 while it is valid. */
-  refcount: number;
-  invalid: boolean;
-  /** invalidated by zap-all and still to be zapped by that caller. */
-  scheduledZap: boolean;
 }
 
 /** struct kvm_arch. */
@@ -317,6 +337,8 @@ export interface KvmX86NestedOps {
   getState(vcpu: Vcpu, userSize: number): KvmNestedState;
   /** KVM_SET_NESTED_STATE: 0 or a negative errno. */
   setState(vcpu: Vcpu, state: KvmNestedState): number;
+  /** A dirty flag of EPT12 is about to be set for this L2 address: L1's page-modification log, if it has one. */
+  writeLogDirty?(vcpu: Vcpu, l2Gpa: number): 'logged' | 'full';
 }
 
 /** The kvm_arch_* functions that architecture-neutral code calls; x86.ts provides them. */

@@ -25,6 +25,8 @@ export interface KvmCaps {
   /** Levels of a TDP root. */
   tdpRootLevel: number;
   mmioCaching: boolean;
+  /** The processor has 1 GiB pages in guests' tables. */
+  gbpages: boolean;
   /** The host's TSC frequency, which is every guest's. */
   tscKhz: number;
 }

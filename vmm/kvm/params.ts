@@ -21,6 +21,7 @@ interface ParamSpec {
 export const KVM_PARAMS = {
   'kvm.tdp_mmu':                { kind: 'bool', default: 1, text: 'use the TDP MMU if two-dimensional paging is on' },
   'kvm.mmio_caching':           { kind: 'bool', default: 1, text: 'cache MMIO gfns in SPTEs that misconfigure' },
+  'kvm.flush_on_reuse':         { kind: 'bool', default: 0, text: 'flush and sync when a cached root is used again' },
   'kvm.eager_page_split':       { kind: 'bool', default: 1, text: 'split huge pages when dirty logging starts' },
   'kvm.ignore_msrs':            { kind: 'bool', default: 0, text: 'unknown MSRs read as zero and ignore writes' },
   'kvm.report_ignored_msrs':    { kind: 'bool', default: 1, text: 'trace accesses that ignore_msrs hides' },
@@ -53,6 +54,7 @@ export type ParamName = keyof typeof KVM_PARAMS;
 const MODELLED: readonly ParamName[] = [
   'kvm.mmio_caching',
   'kvm.eager_page_split',
+  'kvm.flush_on_reuse',
   'kvm.ignore_msrs',
   'kvm_intel.eptad',
   'kvm_intel.vpid',

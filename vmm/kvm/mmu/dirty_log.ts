@@ -9,7 +9,7 @@ import { spend } from '../../machine/cost/ledger.ts';
 import { COST } from '../../machine/cost/points.ts';
 import { kvmDirtyLogManualProtectAndInitSet } from '../dirty_bitmap.ts';
 import type { Kvm } from '../kvm_host.ts';
-import type { TdpMmuRoot } from '../kvm_host_x86.ts';
+import type { TdpMmuRoot } from './mmu_page.ts';
 import type { KvmMemorySlot } from '../memslots.ts';
 import { kvmFlushRemoteTlbs } from '../requests.ts';
 import { kvmMmuMaxMappingLevel } from './hugepage.ts';

@@ -19,15 +19,9 @@ import { TP } from '../trace_events.ts';
 import { done, failed, RACE, race, runGuest, testGuest } from '../testing/test_guest.ts';
 import { drive, guestAccess, LOG_DIRTY, tdpEntry, tlbOf } from '../testing/test_kvm.ts';
 import { kvmMmuPageFault } from './fault.ts';
-import {
-  guestPagingLevels,
-  kvmCalcCpuRole,
-  kvmInitMmu,
-  kvmMmuFreeObsoleteRoots,
-  kvmMmuLoadPgd,
-  kvmMmuReload,
-  kvmMmuResetContext,
-} from './mmu.ts';
+import { kvmCalcCpuRoleBase, kvmCalcCpuRoleExt, kvmInitMmu } from './init.ts';
+import { kvmMmuFreeObsoleteRoots, kvmMmuLoadPgd, kvmMmuReload, kvmMmuResetContext } from './mmu.ts';
+import { ROLE, ROLE_SMM_SHIFT } from './role.ts';
 import { spteIndex, mmioSpteGen, mmioSpteGfn, mmioSpteHi, mmioSpteLo, eptMasks, isMmioSpte } from './spte.ts';
 import { tdpRootOf } from './tdp_roots.ts';
 import { kvmArchMemslotsUpdated } from './zap.ts';
@@ -43,7 +37,7 @@ describe('the role of a guest', () => {
   const { vcpu } = guest;
   const levels = (state: { cr0: number; cr4: number; efer: number }): number => {
     Object.assign(vcpu.arch, state);
-    return guestPagingLevels(kvmCalcCpuRole(vcpu));
+    return kvmCalcCpuRoleBase(vcpu) & ROLE.LEVEL_MASK;
   };
 
   it('knows how many levels its tables have', () => {
@@ -57,7 +51,7 @@ describe('the role of a guest', () => {
   it('changes with each bit that permission checks look at, and with no other', () => {
     const role = (change: Partial<typeof LONG_MODE>): number => {
       Object.assign(vcpu.arch, LONG_MODE, change);
-      return kvmCalcCpuRole(vcpu);
+      return kvmCalcCpuRoleExt(vcpu) * 2 ** 32 + (kvmCalcCpuRoleBase(vcpu) >>> 0);
     };
     const base = role({});
     const changes = [
@@ -76,8 +70,9 @@ describe('the role of a guest', () => {
   it('is stored, and roots survive a change that resets nothing', () => {
     Object.assign(vcpu.arch, LONG_MODE);
     kvmInitMmu(vcpu);
-    expect(vcpu.arch.rootMmu.guestLevel).toBe(4);
-    expect(vcpu.arch.rootMmu.rootRole).toMatchObject({ level: 4, direct: 1, adDisabled: 0, smm: 0 });
+    expect(vcpu.arch.rootMmu.cpuRole.base.level).toBe(4);
+    const { level, direct, adDisabled, smm } = vcpu.arch.rootMmu.rootRole;
+    expect({ level, direct, adDisabled, smm }).toEqual({ level: 4, direct: true, adDisabled: false, smm: 0 });
     drive(
       guest,
       (function* () {
@@ -105,7 +100,7 @@ describe('roots', () => {
     runGuest({}, function* ({ kvm, read, write, setSlot, createVcpu }) {
       yield* setSlot({ slot: 1 << 16 });
       const other = yield* createVcpu(1);
-      other.arch.mmu.rootRole.smm = 1;
+      other.arch.mmu.rootRole.word |= 1 << ROLE_SMM_SHIFT;
       yield* write(0x1000, 11);
       yield* guestAccess(other, 0x1000, 22);
       expect(yield* read(0x1000)).toEqual(done(11));
@@ -117,7 +112,7 @@ describe('roots', () => {
       yield* write(0, 1);
       const root = tdpRootOf(kvm, vcpu.arch.mmu.root.hpa);
       root.refcount++;
-      vcpu.arch.mmu.prevRoots[1]!.hpa = root.hpa;
+      Object.assign(vcpu.arch.mmu.prevRoots[1]!, { hpa: root.hpa, sp: root });
       kvmMmuFreeObsoleteRoots(vcpu);
       expect(root.refcount).toBe(3);
       yield* setSlot({ bytes: 0 });

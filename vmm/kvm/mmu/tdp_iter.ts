@@ -7,7 +7,7 @@
  */
 import type { Gfn, Hpa } from '../../../lib/x86/addr.ts';
 import type { Kvm } from '../kvm_host.ts';
-import type { TdpMmuRoot } from '../kvm_host_x86.ts';
+import type { TdpMmuRoot } from './mmu_page.ts';
 import { TP } from '../trace_events.ts';
 import type { LastSpte } from './page_fault.ts';
 import {

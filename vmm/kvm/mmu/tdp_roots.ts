@@ -9,39 +9,29 @@ import { COST } from '../../machine/cost/points.ts';
 import { BugError } from '../../machine/errors.ts';
 import type { Steps } from '../../host/steps.ts';
 import type { Kvm, Vcpu } from '../kvm_host.ts';
-import type { KvmMmuPageRole, TdpMmuRoot } from '../kvm_host_x86.ts';
+import { TdpMmuRoot } from './mmu_page.ts';
+import { ROLE } from './role.ts';
 import { isLastSpte, isShadowPresentPte, pagesPerHpage, SPTE_ENT_PER_PAGE, spteHpa } from './spte.ts';
 import { tdpMmuSetSpte } from './tdp_iter.ts';
 import { handleRemovedPt, tdpMmuAllocPage, tdpMmuFreePages } from './tdp_pages.ts';
 import type { Gfn } from '../../../lib/x86/addr.ts';
 
-const sameRole = (a: Readonly<KvmMmuPageRole>, b: Readonly<KvmMmuPageRole>): boolean =>
-  a.level === b.level &&
-  a.direct === b.direct &&
-  a.smm === b.smm &&
-  a.adDisabled === b.adDisabled &&
-  a.guestMode === b.guestMode;
-
 /** kvm_tdp_mmu_alloc_root(): a reference to the valid root of the vCPU's role, new if there is none; or -ENOMEM. */
-export function kvmTdpMmuAllocRoot(vcpu: Vcpu): number {
+export function kvmTdpMmuAllocRoot(vcpu: Vcpu): TdpMmuRoot | number {
   const { kvm } = vcpu;
-  const role = vcpu.arch.mmu.rootRole;
+  const { word } = vcpu.arch.mmu.rootRole;
+  // A role without the invalid bit: that of a root which is gone differs.
   for (const root of kvm.arch.tdpMmuRoots) {
-    if (root.invalid || !sameRole(root.role, role)) continue;
+    if (root.role.word !== word) continue;
     root.refcount++;
-    return root.hpa;
+    return root;
   }
   const hpa = tdpMmuAllocPage(kvm);
   if (hpa < 0) return hpa;
   spend(kvm.host.sched.cpu, COST.TDP_ROOT_ALLOC);
-  kvm.arch.tdpMmuRoots.push({
-    hpa: hpa as Hpa,
-    role: { ...role },
-    refcount: 2,
-    invalid: false,
-    scheduledZap: false,
-  });
-  return hpa;
+  const root = new TdpMmuRoot(hpa as Hpa, word);
+  kvm.arch.tdpMmuRoots.push(root);
+  return root;
 }
 
 /** root_to_sp(). */
@@ -84,7 +74,7 @@ export function kvmTdpMmuInvalidateRoots(kvm: Kvm): void {
   kvm.mmuLock.assertHeldWrite();
   for (const root of kvm.arch.tdpMmuRoots) {
     if (root.invalid) continue;
-    root.invalid = true;
+    root.role.word |= ROLE.INVALID;
     root.scheduledZap = true;
   }
 }

@@ -9,7 +9,7 @@ import type { Steps } from '../../host/steps.ts';
 import { spend } from '../../machine/cost/ledger.ts';
 import { COST } from '../../machine/cost/points.ts';
 import type { Kvm } from '../kvm_host.ts';
-import type { TdpMmuRoot } from '../kvm_host_x86.ts';
+import type { TdpMmuRoot } from './mmu_page.ts';
 import type { KvmMemorySlot } from '../memslots.ts';
 import { KVM_REQ } from '../request_numbers.ts';
 import { kvmFlushRemoteTlbs, kvmMakeAllCpusRequest, kvmVcpuKick } from '../requests.ts';

@@ -22,7 +22,8 @@ import type { KvmArchOps, KvmX86Ops } from '../kvm_host_x86.ts';
 import { kvmCreateVm, kvmVmIoctlCreateVcpu, vcpuLoad, vcpuPut } from '../kvm_main.ts';
 import { kvmVmIoctlSetUserMemoryRegion } from '../memory_region.ts';
 import { kvmMmuPageFault } from '../mmu/fault.ts';
-import { kvmInitMmu, kvmMmuFreeObsoleteRoots, kvmMmuReload } from '../mmu/mmu.ts';
+import { kvmInitMmu } from '../mmu/init.ts';
+import { kvmMmuFreeObsoleteRoots, kvmMmuReload } from '../mmu/mmu.ts';
 import { RET_PF } from '../mmu/page_fault.ts';
 import { eptMasks, spteIndex } from '../mmu/spte.ts';
 import { KvmModule } from '../module.ts';
@@ -106,6 +107,7 @@ export function testVm(options: TestKvmOptions = {}): TestVm {
       maxTdpLevel: 2,
       tdpRootLevel: 4,
       mmioCaching: params['kvm.mmio_caching'] === 1,
+      gbpages: true,
       tscKhz: 1_000_000,
     },
   });
@@ -178,7 +180,8 @@ export function* guestAccess(vcpu: Vcpu, gpa: number, write?: number): Steps<Acc
   while (result === null) {
     if (kvmCheckRequest(KVM_REQ.MMU_FREE_OBSOLETE_ROOTS, vcpu)) kvmMmuFreeObsoleteRoots(vcpu);
     if (kvmCheckRequest(KVM_REQ.TLB_FLUSH, vcpu)) tlbOf(vcpu).flush();
-    const error = kvmMmuReload(vcpu);
+    const reload = kvmMmuReload(vcpu);
+    const error = typeof reload === 'number' ? reload : yield* reload;
     if (error < 0) throw new Error(`kvm_mmu_reload: ${error}`);
     vcpu.mode = VCPU_MODE.IN_GUEST_MODE;
     vcpu.kvm.srcu.readUnlock(srcu);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /** kvm_intel.ko: the operation table vt_x86_ops of arch/x86/kvm/vmx/main.c, 6.12, and what loading the module decides. */
+import { X86_FEATURE_EXT } from '../../../lib/x86/cpuid.ts';
 import { EPTE, PG_LEVEL } from '../../../lib/x86/paging.ts';
 import { hpa, PAGE_SIZE } from '../../../lib/x86/addr.ts';
 import { VMX_EPT_CAP } from '../../../lib/x86/vmx/capability_msrs.ts';
@@ -83,6 +84,7 @@ export function vmxCaps(
     maxTdpLevel: PG_LEVEL.L2M,
     tdpRootLevel: 4,
     mmioCaching: params['kvm.mmio_caching'] !== 0,
+    gbpages: host.machine.cpus[0]!.sys.cpuid.has(X86_FEATURE_EXT.GBPAGES),
     tscKhz: profile.tscKhz,
   };
 }

@@ -16,6 +16,7 @@ import { CR4, EFER, GPR } from '../../../lib/x86/registers.ts';
 import { APICBASE } from '../../../lib/x86/apic.ts';
 import type { CpuidTable } from '../../machine/cpu/system/cpuid.ts';
 import type { Vcpu } from '../kvm_host.ts';
+import { kvmMmuAfterSetCpuid } from '../mmu/mmu.ts';
 import { TP } from '../trace_events.ts';
 import { kvmReadCr4, kvmRegisterRead32, kvmRegisterWrite } from './cache_regs.ts';
 import { CPUID_REG_NAMES, guestHas, kvmFindCpuidEntry } from './cpuid_entry.ts';
@@ -107,6 +108,7 @@ export function kvmVcpuAfterSetCpuid(vcpu: Vcpu): void {
     (guestHas(vcpu, X86_FEATURE_EXT.LM) ? EFER.LME | EFER.LMA : 0) |
     (guestHas(vcpu, X86_FEATURE_EXT.NX) ? EFER.NXE : 0);
   vcpu.kvm.module.ops.vcpuAfterSetCpuid(vcpu);
+  kvmMmuAfterSetCpuid(vcpu);
 }
 
 /** kvm_cpuid_check_equal(). */

@@ -33,6 +33,8 @@ import {
 import { emulateBinary, emulateUnary } from './emulate_ops.ts';
 import { kvmInjectEmulatedException, kvmQueueException } from './events.ts';
 import { kvmSingleStep } from './skip.ts';
+import { kvmInjectEmulatedPageFault } from '../mmu/invalidate_addr.ts';
+import { X86Exception } from './x86_exception.ts';
 import { mmioExit, mmioPieces, readPiece, writePiece } from './mmio.ts';
 
 const toBytes = (value: bigint, size: number): Uint8Array =>
@@ -60,6 +62,10 @@ export function kvmEmulateInstruction(vcpu: Vcpu): number {
 /** An access that had to wait is no fault: back to the guest, which brings the instruction here again. */
 function injectFault(vcpu: Vcpu, fault: EmulatedFault): number {
   if (vcpu.guestPageBusy) return 1;
+  if (fault instanceof X86Exception) {
+    kvmInjectEmulatedPageFault(vcpu, fault);
+    return 1;
+  }
   kvmInjectEmulatedException(vcpu, fault.vector, fault.errorCode, {
     lo: low(fault.linear),
     hi: high(fault.linear),

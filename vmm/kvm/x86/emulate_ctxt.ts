@@ -18,7 +18,7 @@ import { kvmVcpuReadGuest } from './guest_access.ts';
 
 const MAX_INSN = 15;
 
-/** An exception that emulation meets: the guest gets it. */
+/** An exception that emulation meets; page faults are X86Exceptions, whose owner gets them. */
 export interface EmulatedFault {
   readonly vector: number;
   readonly errorCode: number;
@@ -27,17 +27,11 @@ export interface EmulatedFault {
 
 export const isFault = (x: object): x is EmulatedFault => 'vector' in x;
 
-const pageFault = (linear: bigint, errorCode: number): EmulatedFault => ({
-  vector: VECTOR.PF,
-  errorCode,
-  linear,
-});
-
 /** The bytes at RIP, fewer where memory ends. */
 export function fetchInsn(vcpu: Vcpu): Uint8Array | EmulatedFault {
   const rip = kvmRipRead(vcpu);
   const first = kvmGvaToGpa(vcpu, rip, PFERR.FETCH);
-  if (!('gpa' in first)) return pageFault(rip, first.errorCode);
+  if (!('gpa' in first)) return first;
   const head = Math.min(MAX_INSN, PAGE_SIZE - Number(rip & 0xfffn));
   const bytes = new Uint8Array(MAX_INSN);
   if (kvmVcpuReadGuest(vcpu, first.gpa, bytes.subarray(0, head)) < 0) return new Uint8Array(0);
@@ -92,12 +86,12 @@ export function translateOperand(
 ): OperandGpa | EmulatedFault {
   if (!isCanonical(vcpu, linear)) return { vector: VECTOR.GP, errorCode: 0, linear };
   const first = kvmGvaToGpa(vcpu, linear, access);
-  if (!('gpa' in first)) return pageFault(linear, first.errorCode);
+  if (!('gpa' in first)) return first;
   const head = PAGE_SIZE - Number(linear & 0xfffn);
   if (head >= size) return { first: first.gpa, second: undefined };
   const next = BigInt.asUintN(64, linear + BigInt(head));
   const second = kvmGvaToGpa(vcpu, next, access);
-  return 'gpa' in second ? { first: first.gpa, second: second.gpa } : pageFault(next, second.errorCode);
+  return 'gpa' in second ? { first: first.gpa, second: second.gpa } : second;
 }
 
 /** A register operand by the decoder's number. */

@@ -13,7 +13,8 @@ import { BugError } from '../../machine/errors.ts';
 import type { Vcpu } from '../kvm_host.ts';
 import type { MaybeSteps } from '../kvm_host_x86.ts';
 import { kvmVcpuBlock, kvmVcpuHalt } from '../vcpu_block.ts';
-import { kvmInitMmu, kvmMmuFreeObsoleteRoots, kvmMmuLoadPgd, kvmMmuReload } from '../mmu/mmu.ts';
+import { kvmInitMmu } from '../mmu/init.ts';
+import { kvmMmuFreeObsoleteRoots, kvmMmuLoadPgd, kvmMmuReload } from '../mmu/mmu.ts';
 import { KVM_REQ, VCPU_MODE } from '../request_numbers.ts';
 import { kvmCheckRequest, kvmMakeRequest, kvmRequestPending, kvmTestRequest } from '../requests.ts';
 import { kvmCheckAndInjectEvents, kvmEventNeedsReinjection, processNmi } from './events.ts';
@@ -88,9 +89,7 @@ function processRequests(vcpu: Vcpu): number {
 
 /** vcpu_enter_guest(): 1 to go on, 0 to userspace, below zero an errno. */
 function vcpuEnterGuest(vcpu: Vcpu): MaybeSteps<number> {
-  const { host, module } = vcpu.kvm;
-  const { sched } = host;
-  const { ops } = module;
+  const { ops } = vcpu.kvm.module;
   if (kvmRequestPending(vcpu)) {
     const r = processRequests(vcpu);
     if (r <= 0) return r;
@@ -103,6 +102,19 @@ function vcpuEnterGuest(vcpu: Vcpu): MaybeSteps<number> {
     if (windowWanted) ops.enableIrqWindow(vcpu);
   }
   const loaded = kvmMmuReload(vcpu);
+  return typeof loaded === 'number' ? enterLoaded(vcpu, loaded) : enterLater(vcpu, loaded);
+}
+
+/** vcpu_enter_guest() where the root has to be made. */
+function* enterLater(vcpu: Vcpu, loading: Steps<number>): Steps<number> {
+  const r = enterLoaded(vcpu, yield* loading);
+  return typeof r === 'number' ? r : yield* r;
+}
+
+/** vcpu_enter_guest() from kvm_mmu_reload() on, whose result is `loaded`. */
+function enterLoaded(vcpu: Vcpu, loaded: number): MaybeSteps<number> {
+  const { sched } = vcpu.kvm.host;
+  const { ops } = vcpu.kvm.module;
   if (loaded !== 0) {
     ops.cancelInjection(vcpu);
     return loaded;
