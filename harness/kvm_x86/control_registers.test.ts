@@ -38,7 +38,7 @@ describe('control registers', () => {
         ['cr0', good0 | (1n << 32n)],
         ['cr4', BigInt(CR4.OSFXSR)],
         ['cr4', BigInt(CR4.PAE | CR4.LA57)],
-        ['cr4', BigInt(CR4.PAE | CR4.VMXE)],
+        ['cr4', BigInt(CR4.PAE | CR4.SMXE)],
         ['cr4', BigInt(CR4.PAE) | (1n << 32n)],
         ['cr8', 16n],
       ];

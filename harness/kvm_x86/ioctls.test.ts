@@ -40,7 +40,7 @@ describe('KVM_SET_SREGS', () => {
     ['CR3 beyond MAXPHYADDR', () => ({ cr3: 1n << 51n })],
     ['LMA without paging', (s) => ({ cr0: s.cr0 & ~BigInt(CR0.PG >>> 0) })],
     ['CS.L outside of long mode', (s) => ({ efer: 0n, cr0: s.cr0 & ~BigInt(CR0.PG >>> 0) })],
-    ['CR4.VMXE without the feature', (s) => ({ cr4: s.cr4 | BigInt(CR4.VMXE) })],
+    ['CR4.SMXE without the feature', (s) => ({ cr4: s.cr4 | BigInt(CR4.SMXE) })],
     ['a reserved bit of the APIC base', (s) => ({ apic_base: s.apic_base | 1n })],
     ['x2APIC mode without enable', (s) => ({ apic_base: (s.apic_base & ~0x800n) | 0x400n })],
   ];

@@ -20,7 +20,7 @@ import type { KvmModule } from '../kvm/module.ts';
 import { kvmVmIoctlGetStatsFd } from '../kvm/stats.ts';
 import { kvmGetSupportedCpuid } from '../kvm/x86/cpuid.ts';
 import { kvmGetFeatureMsr, kvmGetMsrFeatureIndexList } from '../kvm/x86/feature_msrs.ts';
-import { MSRS_TO_SAVE } from '../kvm/x86/msr.ts';
+import { kvmGetMsrIndexList } from '../kvm/x86/msr.ts';
 import { kvmVmIoctlEnableCapX86 } from '../kvm/x86/x86.ts';
 import { spend } from '../machine/cost/ledger.ts';
 import { COST } from '../machine/cost/points.ts';
@@ -113,10 +113,10 @@ export class EmulatedKvmDevice implements KvmDevice {
     return kvmVmIoctlCheckExtension(this.#module, null, cap);
   }
   getSupportedCpuid(): KvmCpuidEntry2[] {
-    return kvmGetSupportedCpuid(this.#module.host.machine.cpus[0]!.sys.cpuid);
+    return kvmGetSupportedCpuid(this.#module);
   }
   getMsrIndexList(): number[] {
-    return [...MSRS_TO_SAVE];
+    return kvmGetMsrIndexList(this.#module);
   }
   getMsrFeatureIndexList(): number[] {
     return kvmGetMsrFeatureIndexList(this.#module);

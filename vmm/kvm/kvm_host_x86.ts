@@ -7,6 +7,7 @@
 import type { Gfn, Hpa } from '../../lib/x86/addr.ts';
 import type { KvmCpuidEntry2, KvmMsrEntry } from '../../lib/uapi/cpuid_msr.ts';
 import type { KvmNestedState } from '../../lib/uapi/nested_state.ts';
+import type { CpuidFeature } from '../../lib/x86/cpuid.ts';
 import type { KvmDtable, KvmSegment } from '../../lib/uapi/regs.ts';
 import { KVM_MP_STATE } from '../../lib/uapi/vcpu_state.ts';
 import type { Cpu } from '../machine/cpu/cpu.ts';
@@ -251,6 +252,10 @@ export interface KvmX86Ops {
   getMsr(vcpu: Vcpu, msr: KvmMsrEntry, by: 'guest' | 'host'): number;
   setMsr(vcpu: Vcpu, msr: KvmMsrEntry, by: 'guest' | 'host'): number;
   getMsrFeature(msr: KvmMsrEntry): number;
+  /** vmx_has_emulated_msr(): the MSR is there for guests of this vendor. */
+  hasEmulatedMsr(index: number): boolean;
+  /** Features that only this vendor's module offers: vmx_set_cpu_caps(), svm_set_cpu_caps(). */
+  readonly cpuCaps: readonly CpuidFeature[];
 
   getSegment(vcpu: Vcpu, seg: number, out: KvmSegment): void;
   setSegment(vcpu: Vcpu, seg: number, from: KvmSegment): void;

@@ -2,7 +2,8 @@
 /**
  * Module parameters, written as on the kernel command line: `kvm_intel.ept=0`. Mirrors the module_param() lines of
  * arch/x86/kvm and virt/kvm, 6.12, as far as they are modelled.
- * DEVIATION: off by default, since not modelled: enable_apicv, pml, avic, halt polling and NX huge pages.
+ * DEVIATION: off by default, since not modelled: pml, avic, halt polling and NX huge pages.
+ * DEVIATION: enable_apicv only decides whether L1 is offered posted interrupts; L1's own APIC is emulated either way.
  */
 
 /** What a parameter may be. `auto`: a bool that may also be -1 or "auto". */
@@ -34,7 +35,7 @@ export const KVM_PARAMS = {
   'kvm_intel.vpid':             { kind: 'bool', default: 1, text: 'virtual processor identifiers' },
   'kvm_intel.unrestricted_guest': { kind: 'bool', default: 1, text: 'guests without paging' },
   'kvm_intel.flexpriority':     { kind: 'bool', default: 1, text: 'TPR shadow and APIC access page' },
-  'kvm_intel.enable_apicv':     { kind: 'bool', default: 0, text: 'APIC register virtualization' },
+  'kvm_intel.enable_apicv':     { kind: 'bool', default: 1, text: 'posted interrupts for L1 to give its guests' },
   'kvm_intel.nested':           { kind: 'bool', default: 1, text: 'guests may use VMX' },
   'kvm_intel.enable_shadow_vmcs': { kind: 'bool', default: 1, text: 'shadow VMCS for L1' },
   'kvm_intel.nested_early_check': { kind: 'bool', default: 0, text: 'let hardware check vmcs12 early' },
@@ -58,6 +59,9 @@ const MODELLED: readonly ParamName[] = [
   'kvm.ignore_msrs',
   'kvm_intel.eptad',
   'kvm_intel.vpid',
+  'kvm_intel.enable_apicv',
+  'kvm_intel.nested',
+  'kvm_intel.enable_shadow_vmcs',
 ];
 
 /** One clear line if a parameter that is not modelled has another value than its default, else undefined. */

@@ -33,6 +33,9 @@ export const FEAT_CTL = {
   LOCKED:                   0x0000_0001,
   VMX_ENABLED_INSIDE_SMX:   0x0000_0002,
   VMX_ENABLED_OUTSIDE_SMX:  0x0000_0004,
+  SGX_LC_ENABLED:           0x0002_0000,
+  SGX_ENABLED:              0x0004_0000,
+  LMCE_ENABLED:             0x0010_0000,
 } as const;
 
 /** IA32_VMX_BASIC: the low word is the revision identifier, these are bits 63:32 as masks of the high word. */

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /** struct vcpu_vmx and struct kvm_vmx: what VMX keeps for a vCPU and for a VM. Mirrors arch/x86/kvm/vmx/vmx.h, 6.12. */
+import { FEAT_CTL } from '../../../lib/x86/vmx/capability_msrs.ts';
 import type { Cpu } from '../../machine/cpu/cpu.ts';
 import { BugError } from '../../machine/errors.ts';
 import type { Vcpu } from '../kvm_host.ts';
@@ -27,6 +28,11 @@ export class VcpuVmx {
   uretDirty = true;
   kernelGsBaseLo = 0;
   kernelGsBaseHi = 0;
+  /** IA32_FEATURE_CONTROL, and the bits of it that the guest may set. */
+  featureControl = 0;
+  featureControlValidBits: number = FEAT_CTL.LOCKED;
+  /** guest_can_use(X86_FEATURE_VMX): the module parameter and the vCPU's CPUID allow VMX. */
+  guestCanUseVmx = false;
   readonly nested: NestedVmx;
 
   constructor(vmcs01: LoadedVmcs, vpid: number, nested: NestedVmx) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /** kvm_intel.ko: the operation table vt_x86_ops of arch/x86/kvm/vmx/main.c, 6.12, and what loading the module decides. */
 import { X86_FEATURE_EXT } from '../../../lib/x86/cpuid.ts';
+import { X86_FEATURE } from '../../../lib/x86/cpuid.ts';
 import { EPTE, PG_LEVEL } from '../../../lib/x86/paging.ts';
 import { hpa, PAGE_SIZE } from '../../../lib/x86/addr.ts';
 import { VMX_EPT_CAP } from '../../../lib/x86/vmx/capability_msrs.ts';
@@ -10,6 +11,7 @@ import { BugError, UnimplementedError } from '../../machine/errors.ts';
 import type { KvmX86Ops } from '../kvm_host_x86.ts';
 import type { KvmCaps } from '../module.ts';
 import type { KvmParams } from '../params.ts';
+import { nestedVmxAfterSetCpuid } from './nested/cpuid_vmx.ts';
 import { vmxIsValidCr0, vmxIsValidCr4 } from './nested/check_registers.ts';
 import { nestedVmxSetupCtlsMsrs } from './nested/nested_msrs.ts';
 import { setupVmcsConfig } from './vmcs01.ts';
@@ -29,7 +31,7 @@ import {
   vmxUpdateExceptionBitmap,
 } from './vmx_events.ts';
 import { vmxHandleExit, vmxSkipEmulatedInstruction } from './vmx_exits.ts';
-import { vmxGetMsr, vmxGetMsrFeature, vmxLoadUretMsrs, vmxSetMsr } from './vmx_msrs.ts';
+import { isVmxMsr, vmxGetMsr, vmxGetMsrFeature, vmxLoadUretMsrs, vmxSetMsr } from './vmx_msrs.ts';
 import {
   vmxCacheReg,
   vmxGetCpl,
@@ -94,7 +96,7 @@ function loadModule(host: Host, params: KvmParams): VmxModule {
   if (cr3 < 0) throw new BugError('no memory for the host page tables');
   return {
     config: setupVmcsConfig(host.machine.cpus[0]!.vmx.caps, params['kvm_intel.vpid'] !== 0),
-    nestedMsrs: nestedVmxSetupCtlsMsrs(host.machine.cpus[0]!.vmx.caps),
+    nestedMsrs: nestedVmxSetupCtlsMsrs(host.machine.cpus[0]!.vmx.caps, params),
     vpids: new VpidAllocator(),
     vmxonRegions: new Map(),
     uretOwner: [],
@@ -116,11 +118,16 @@ export function vmxX86Ops(host: Host, params: KvmParams): KvmX86Ops {
     vcpuReset: vmxVcpuReset,
     vcpuLoad: vmxVcpuLoad,
     vcpuPut: () => undefined,
-    vcpuAfterSetCpuid: vmxUpdateExceptionBitmap,
+    vcpuAfterSetCpuid: (vcpu) => {
+      nestedVmxAfterSetCpuid(vcpu);
+      vmxUpdateExceptionBitmap(vcpu);
+    },
     prepareSwitchToGuest: (vcpu) => vmxLoadUretMsrs(vmxCpu(vcpu), vcpu, module.uretOwner),
     getMsr: (vcpu, msr) => vmxGetMsr(vcpu, msr),
     setMsr: vmxSetMsr,
-    getMsrFeature: (msr) => vmxGetMsrFeature(host.machine.cpus[0]!, msr),
+    getMsrFeature: (msr) => vmxGetMsrFeature(module.nestedMsrs, params, msr),
+    hasEmulatedMsr: (index) => !isVmxMsr(index) || params['kvm_intel.nested'] !== 0,
+    cpuCaps: params['kvm_intel.nested'] === 0 ? [] : [X86_FEATURE.VMX],
     getSegment: vmxGetSegment,
     setSegment: vmxSetSegment,
     getCpl: vmxGetCpl,

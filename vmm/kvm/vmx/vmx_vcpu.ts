@@ -28,7 +28,7 @@ import { kvmMakeRequest } from '../requests.ts';
 import { kvmRegisterWrite, kvmRipWrite } from '../x86/cache_regs.ts';
 import { toVmx, VcpuVmx } from './vcpu_vmx.ts';
 import { LoadedVmcs } from './loaded_vmcs.ts';
-import { copyNestedVmxMsrs, type NestedVmxMsrs } from './nested/nested_msrs.ts';
+import type { NestedVmxMsrs } from './nested/nested_msrs.ts';
 import { NestedVmx } from './nested/nested_vmx.ts';
 import { initMsrBitmap, initVmcs, type VmcsConfig } from './vmcs01.ts';
 import { vmxUpdateExceptionBitmap } from './vmx_events.ts';
@@ -98,7 +98,7 @@ export function vmxVcpuCreate(vcpu: Vcpu, module: VmxModule): number {
   initMsrBitmap(host.machine.mem.u8, bitmapHpa);
   const vpid = (module.config.secondary & SECONDARY_EXEC.ENABLE_VPID) !== 0 ? module.vpids.allocate() : 0;
   const loaded = new LoadedVmcs(hpa(vmcs), bitmapHpa);
-  vcpu.arch.vendor = new VcpuVmx(loaded, vpid, new NestedVmx(copyNestedVmxMsrs(module.nestedMsrs)));
+  vcpu.arch.vendor = new VcpuVmx(loaded, vpid, new NestedVmx(module.nestedMsrs));
   vmxVcpuLoad(vcpu, cpu);
   // Out of VPIDs: the vCPU goes without, and each of its entries flushes.
   const config =

@@ -14,8 +14,8 @@ import {
 } from '../../../lib/x86/cpuid.ts';
 import { CR4, EFER, GPR } from '../../../lib/x86/registers.ts';
 import { APICBASE } from '../../../lib/x86/apic.ts';
-import type { CpuidTable } from '../../machine/cpu/system/cpuid.ts';
 import type { Vcpu } from '../kvm_host.ts';
+import type { KvmModule } from '../module.ts';
 import { kvmMmuAfterSetCpuid } from '../mmu/mmu.ts';
 import { TP } from '../trace_events.ts';
 import { kvmReadCr4, kvmRegisterRead32, kvmRegisterWrite } from './cache_regs.ts';
@@ -24,7 +24,7 @@ import { cr4GuestReservedBits } from './cr.ts';
 import { kvmSkipEmulatedInstruction } from './skip.ts';
 
 const REGS = CPUID_REG_NAMES;
-/** Features that the processor has but this L0 does not offer its guests. */
+/** Features that the processor has but common code does not offer guests; VMX is the vendor's to offer. */
 const NOT_OFFERED: readonly CpuidFeature[] = [
   X86_FEATURE.VMX,
   X86_FEATURE.SMX,
@@ -36,9 +36,8 @@ const HIDDEN_LEAVES: readonly number[] = [0x5, 0xa];
 const KVM_SIGNATURE_LEAF = 0x4000_0000;
 
 /** kvm_get_supported_cpuid(): the processor's rows, less what L0 does not virtualise, plus its own features. */
-export function kvmGetSupportedCpuid(table: CpuidTable): KvmCpuidEntry2[] {
-  const entries = table
-    .rows()
+export function kvmGetSupportedCpuid(module: KvmModule): KvmCpuidEntry2[] {
+  const entries = module.host.machine.cpus[0]!.sys.cpuid.rows()
     .filter(([leaf]) => !HIDDEN_LEAVES.includes(leaf))
     .map(([leaf, subleaf, eax, ebx, ecx, edx]): KvmCpuidEntry2 => {
       const flags = cpuidLeafHasIndex(leaf) ? KVM_CPUID_FLAG.SIGNIFCANT_INDEX : 0;
@@ -60,6 +59,7 @@ export function kvmGetSupportedCpuid(table: CpuidTable): KvmCpuidEntry2[] {
   offer(entries, X86_FEATURE.TSC_DEADLINE_TIMER);
   offer(entries, X86_FEATURE.X2APIC);
   offer(entries, X86_FEATURE.HYPERVISOR);
+  for (const feature of module.ops.cpuCaps) offer(entries, feature);
   // "KVMKVMKVM\0\0\0" in EBX, ECX, EDX; no paravirtual feature.
   entries.push({
     function: KVM_SIGNATURE_LEAF,

@@ -95,7 +95,8 @@ export function cr4GuestReservedBits(vcpu: Vcpu): number {
     CR4.OSXMMEXCPT
   );
   for (const [bit, feature] of optional) if (guestHas(vcpu, feature)) reserved &= ~bit;
-  return reserved;
+  // Whatever userspace says in CPUID: VMX that the module does not offer cannot be enabled.
+  return vcpu.kvm.module.ops.cpuCaps.includes(X86_FEATURE.VMX) ? reserved : reserved | CR4.VMXE;
 }
 
 /** kvm_is_valid_cr4(): as CPUID and, in VMX operation, the VMX capability MSRs allow it. */

@@ -9,7 +9,9 @@ import { APIC_BASE_MSR, APIC_END_MSR } from '../../../lib/x86/apic.ts';
 import { X86_FEATURE } from '../../../lib/x86/cpuid.ts';
 import { MISC_ENABLE, MSR } from '../../../lib/x86/msr.ts';
 import { CR0, EFER, GPR } from '../../../lib/x86/registers.ts';
+import { VMX_MSR } from '../../../lib/x86/vmx/capability_msrs.ts';
 import type { Vcpu } from '../kvm_host.ts';
+import type { KvmModule } from '../module.ts';
 import { kvmMmuResetContext } from '../mmu/mmu.ts';
 import { TP } from '../trace_events.ts';
 import { kvmReadCr0, kvmRegisterRead32, kvmRegisterWrite, high, low, pair } from './cache_regs.ts';
@@ -20,8 +22,8 @@ import { kvmSetApicBase, lapicInKernel, vcpuApic } from './lapic.ts';
 
 export type MsrBy = 'guest' | 'host';
 
-/** KVM_GET_MSR_INDEX_LIST: what userspace saves and restores. */
-export const MSRS_TO_SAVE: readonly number[] = [
+/** What userspace saves and restores on every vendor. */
+const MSRS_TO_SAVE: readonly number[] = [
   MSR.IA32_SYSENTER_CS,
   MSR.IA32_SYSENTER_ESP,
   MSR.IA32_SYSENTER_EIP,
@@ -37,6 +39,29 @@ export const MSRS_TO_SAVE: readonly number[] = [
   MSR.IA32_TSC_DEADLINE,
   MSR.IA32_MISC_ENABLE,
   MSR.IA32_APICBASE,
+  MSR.IA32_FEAT_CTL,
+];
+
+/** The capability MSRs among emulated_msrs_all: those that do not follow from others. */
+const VMX_MSRS_TO_SAVE: readonly number[] = [
+  VMX_MSR.IA32_VMX_BASIC,
+  VMX_MSR.IA32_VMX_TRUE_PINBASED_CTLS,
+  VMX_MSR.IA32_VMX_TRUE_PROCBASED_CTLS,
+  VMX_MSR.IA32_VMX_TRUE_EXIT_CTLS,
+  VMX_MSR.IA32_VMX_TRUE_ENTRY_CTLS,
+  VMX_MSR.IA32_VMX_MISC,
+  VMX_MSR.IA32_VMX_CR0_FIXED0,
+  VMX_MSR.IA32_VMX_CR4_FIXED0,
+  VMX_MSR.IA32_VMX_VMCS_ENUM,
+  VMX_MSR.IA32_VMX_PROCBASED_CTLS2,
+  VMX_MSR.IA32_VMX_EPT_VPID_CAP,
+  VMX_MSR.IA32_VMX_VMFUNC,
+];
+
+/** KVM_GET_MSR_INDEX_LIST: kvm_init_msr_lists(), with what the vendor emulates. */
+export const kvmGetMsrIndexList = (module: KvmModule): number[] => [
+  ...MSRS_TO_SAVE,
+  ...VMX_MSRS_TO_SAVE.filter((index) => module.ops.hasEmulatedMsr(index)),
 ];
 
 /** Bits of EFER that a guest may have. */
@@ -117,9 +142,6 @@ export function kvmGetMsrCommon(vcpu: Vcpu, msr: KvmMsrEntry): number {
     case MSR.IA32_UCODE_REV:
       msr.data = 0x1_0000_0000n;
       return 0;
-    case MSR.IA32_FEAT_CTL:
-      msr.data = 1n;
-      return 0;
     default:
       return isX2apic(msr.index) ? x2apicRead(vcpu, msr) : KVM_MSR_RET_UNSUPPORTED;
   }
@@ -164,8 +186,6 @@ export function kvmSetMsrCommon(vcpu: Vcpu, msr: KvmMsrEntry, by: MsrBy): number
     case MSR.IA32_UCODE_REV:
       // A guest's write starts a microcode update, which L0 ignores.
       return 0;
-    case MSR.IA32_FEAT_CTL:
-      return by === 'host' ? 0 : 1;
     default:
       return isX2apic(msr.index) ? x2apicWrite(vcpu, msr) : KVM_MSR_RET_UNSUPPORTED;
   }

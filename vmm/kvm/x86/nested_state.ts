@@ -38,5 +38,5 @@ export function kvmVcpuIoctlSetNestedState(vcpu: Vcpu, state: KvmNestedState | n
   if (pending && (state.flags & KVM_STATE_NESTED.GUEST_MODE) === 0)
     return refuse(ERRNO.EINVAL, 'RUN_PENDING without GUEST_MODE');
   const r = nestedOps.setState(vcpu, state);
-  if (r !== 0) refuse(r, 'refused by the vendor module');
+  if (r !== 0) refuse(-r, 'refused by the vendor module');
 }

@@ -6,7 +6,7 @@
 import { HrTimer } from '../../../host/sched/hrtimer.ts';
 import { KvmHostMap } from '../../host_map.ts';
 import type { LoadedVmcs } from '../loaded_vmcs.ts';
-import type { NestedVmxMsrs } from './nested_msrs.ts';
+import { copyNestedVmxMsrs, type NestedVmxMsrs } from './nested_msrs.ts';
 import { Vmcs12 } from './vmcs12.ts';
 
 /** "No VMCS": current_vmptr and vmxon_ptr outside of VMX operation. */
@@ -71,9 +71,12 @@ export class NestedVmx {
   /** VPID that vmcs12 had at the last entry. */
   lastVpid = 0;
 
+  /** vmcs_config.nested: the most that any vCPU may have. */
+  readonly offered: NestedVmxMsrs;
   readonly msrs: NestedVmxMsrs;
 
-  constructor(msrs: NestedVmxMsrs) {
-    this.msrs = msrs;
+  constructor(offered: NestedVmxMsrs) {
+    this.offered = offered;
+    this.msrs = copyNestedVmxMsrs(offered);
   }
 }
