@@ -144,6 +144,12 @@ describe('Gate checks', () => {
     expect(new Rig().exec([0xf1], { cpl: 3 }).vector).toBe(VECTOR.DB);
   });
 
+  it('the fault that INT n takes on its way saves RF, as every fault does', () => {
+    // SDM, "Resume Flag": set in the image for any fault-class exception; Bochs agrees.
+    const out = new Rig().exec(INT(0x81), { cpl: 3, rflags: RFLAGS.CF });
+    expect([out.vector, out.frame.rflags]).toEqual([VECTOR.GP, BigInt(RFLAGS.FIXED | RFLAGS.CF | RFLAGS.RF)]);
+  });
+
   it('INT n, INT3 and INT1 push the RIP behind the instruction', () => {
     for (const [code, vector] of [
       [INT(0x30), 0x30],

@@ -49,11 +49,14 @@ export function raiseSoftwareException(cpu: Cpu, type: number, vector: number, l
   return raiseTyped(cpu, type, vector, 0, length);
 }
 
+/** RF of the RFLAGS image that the exception pushes, or that its VM exit saves. */
+function resumeFlag(cpu: Cpu, vector: number): void {
+  if (((FAULT_CLASS >>> vector) & 1) !== 0) cpu.s[S.RFLAGS_SYS] = cpu.s[S.RFLAGS_SYS]! | RFLAGS.RF;
+}
+
 function raiseTyped(cpu: Cpu, type: number, vector: number, errorCode: number, length: number): number {
   const { sys } = cpu;
-  if (type === INTR_TYPE.HARD_EXCEPTION && ((FAULT_CLASS >>> vector) & 1) !== 0) {
-    cpu.s[S.RFLAGS_SYS] = cpu.s[S.RFLAGS_SYS]! | RFLAGS.RF;
-  }
+  if (type === INTR_TYPE.HARD_EXCEPTION) resumeFlag(cpu, vector);
   sys.exceptionType = type;
   const exits = cpu.vmx.nonRoot && vmxInterceptException(cpu, vector, errorCode);
   sys.exceptionType = INTR_TYPE.HARD_EXCEPTION;
@@ -104,6 +107,7 @@ export function deliverEvent(cpu: Cpu, info: number, errorCode: number, length: 
     if (chain === CHAIN.DOUBLE) sys.idtVectoring = 0;
     const vector = chain === CHAIN.DOUBLE ? VECTOR.DF : fault.vector;
     errorCode = chain === CHAIN.DOUBLE ? 0 : fault.errorCode;
+    resumeFlag(cpu, vector);
     if (cpu.vmx.nonRoot && vmxInterceptException(cpu, vector, errorCode)) {
       sys.idtVectoring = 0;
       return RUN.VMEXIT;
