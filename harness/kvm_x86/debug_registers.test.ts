@@ -6,7 +6,10 @@
 import { describe, expect, it } from 'vitest';
 import { R } from '../../lib/asm/operands.ts';
 import {
+  type Expr,
   ExRegs,
+  get_cr4,
+  set_cr4,
   GUEST_DONE,
   GUEST_SYNC,
   GUEST_SYNC_ARGS,
@@ -19,10 +22,11 @@ import {
   READ_ONCE,
   u64,
 } from '../../lib/guest/index.ts';
-import { readGuestGlobal } from '../../lib/kvm_util/guest_global.ts';
+import { readGuestGlobal, u64Bytes } from '../../lib/kvm_util/guest_global.ts';
+import { writeGuest } from '../../lib/kvm_util/x86/page_table.ts';
 import { vcpuRun } from '../../lib/kvm_util/ucall_common.ts';
 import { VECTOR } from '../../lib/x86/exceptions.ts';
-import { DR6, DR7, RFLAGS } from '../../lib/x86/registers.ts';
+import { CR4, DR6, DR7, RFLAGS } from '../../lib/x86/registers.ts';
 import { exitName, guest, nextSync, NO_IRQCHIP, withVm } from './small_vm.ts';
 
 describe('debug registers', () => {
@@ -141,5 +145,66 @@ describe('debug registers', () => {
       },
       { handlers: { [VECTOR.DB]: db } },
     );
+  });
+
+  it('of INT1 report the next instruction: it is a trap, though its exit comes before it', () => {
+    const code = guestAsm('guest_code', (a) => {
+      a.emit('int1');
+      a.emit('hlt');
+    });
+    withVm(
+      code,
+      function* ({ vm, vcpu }) {
+        const start = vcpu.fd.getRegs().rip;
+        yield* vcpuRun(vcpu);
+        expect(exitName(vcpu)).toBe('HLT');
+        expect(readGuestGlobal(vm, 'seen_rip')).toBe(start + 1n);
+      },
+      { ...NO_IRQCHIP, handlers: { [VECTOR.DB]: db } },
+    );
+  });
+
+  it('are no business of CPL 3: the access is a general-protection fault', () => {
+    const vector = guestGlobal('seen_vector', u64);
+    const handler = guestFn('gp_handler', [ptr(ExRegs)], (g, regs) => {
+      g.set(vector, regs.f.vector.shl(8).or(regs.f.error_code));
+      g.insn('hlt');
+    });
+    const code = guestAsm('guest_code', (a) => {
+      a.emit('mov', R.rax, R.dr3);
+      a.emit('hlt');
+    });
+    withVm(
+      code,
+      function* ({ vm, vcpu }) {
+        const { fd } = vcpu;
+        const sregs = fd.getSregs();
+        const user = { dpl: 3 };
+        fd.setSregs({
+          ...sregs,
+          cs: { ...sregs.cs, ...user, selector: sregs.cs.selector | 3 },
+          ss: { ...sregs.ss, ...user, selector: sregs.ss.selector | 3 },
+        });
+        writeGuest(vm, sregs.tr.base + 4n, u64Bytes(fd.getRegs().rsp));
+        yield* vcpuRun(vcpu);
+        expect(exitName(vcpu)).toBe('HLT');
+        expect(readGuestGlobal(vm, 'seen_vector')).toBe(BigInt(VECTOR.GP << 8));
+      },
+      { ...NO_IRQCHIP, handlers: { [VECTOR.GP]: handler } },
+    );
+  });
+
+  it('4 and 5 do not exist with CR4.DE', () => {
+    const code = guest((g) => {
+      const access = (): Expr =>
+        KVM_ASM_SAFE(g, { clobbers: ['rax'], emit: (a) => a.emit('mov', R.rax, R.dr4) }).vector;
+      const without = g.let(access());
+      set_cr4(g, get_cr4(g).or(CR4.DE));
+      GUEST_SYNC_ARGS(g, 1, without, access(), 0, 0);
+      GUEST_DONE(g);
+    });
+    withVm(code, function* ({ vcpu }) {
+      expect((yield* nextSync(vcpu)).slice(1, 3)).toEqual([0n, BigInt(VECTOR.UD)]);
+    });
   });
 });

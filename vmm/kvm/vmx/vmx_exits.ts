@@ -9,7 +9,7 @@ import { KVM_X86_QUIRK } from '../../../lib/uapi/memory.ts';
 import { X86_FEATURE } from '../../../lib/x86/cpuid.ts';
 import { KVM_MP_STATE } from '../../../lib/uapi/vcpu_state.ts';
 import { VECTOR, PFERR } from '../../../lib/x86/exceptions.ts';
-import { CR0, DR6, DR7, GPR } from '../../../lib/x86/registers.ts';
+import { CR0, CR4, DR6, DR7, GPR } from '../../../lib/x86/registers.ts';
 import { CPU_BASED } from '../../../lib/x86/vmx/controls.ts';
 import {
   CR_QUAL,
@@ -38,6 +38,7 @@ import { TP } from '../trace_events.ts';
 import {
   kvmReadCr0,
   kvmReadCr3,
+  kvmReadCr4,
   kvmRegisterRead,
   kvmRegisterRead32,
   kvmRegisterWrite,
@@ -86,6 +87,8 @@ function handleExceptionNmi(vcpu: Vcpu): number {
   }
   if ((toVmx(vcpu).exit.idtVectoring & INTR_INFO.VALID_MASK) !== 0) return simultaneousExceptions(vcpu, info);
   if (vector === VECTOR.DB && vcpu.arch.guestDebug === 0) {
+    // INT1 is a trap for the guest, but its exit comes before the instruction.
+    if ((info & INTR_INFO.INTR_TYPE_MASK) === INTR_TYPE.PRIV_SW_EXCEPTION) vmxSkipEmulatedInstruction(vcpu);
     kvmQueueDebugException(vcpu, qualification(vcpu));
     return 1;
   }
@@ -206,7 +209,12 @@ function handleDr(vcpu: Vcpu): number {
   const qual = qualification(vcpu);
   const dr = qual & DR_QUAL.DR_MASK;
   const reg = (qual & DR_QUAL.REG_MASK) >> DR_QUAL_REG_SHIFT;
-  // The exit comes before the general-detect fault, which is left to L0.
+  // The exit comes before every fault of the instruction; they are left to L0: UD, GP, general detect.
+  if ((dr === 4 || dr === 5) && (kvmReadCr4(vcpu) & CR4.DE) !== 0) {
+    kvmQueueException(vcpu, VECTOR.UD);
+    return 1;
+  }
+  if (vcpu.kvm.module.ops.getCpl(vcpu) > 0) return kvmCompleteInsnGp(vcpu, 1);
   if ((vcpu.arch.dr7 & DR7.GD) !== 0) {
     kvmQueueDebugException(vcpu, DR6.BD);
     return 1;
