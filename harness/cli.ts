@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/** The command line: `nestbed run`, `nestbed list`. Bad input gets one clear line and exit code 2. */
+/** The command line: `nestbed run`, `nestbed list`, `nestbed differential`. Bad input gets one clear line and exit code 2. */
 import { readFileSync } from 'node:fs';
 import process from 'node:process';
 import { UsageError } from '../lib/kvm_util/test_util.ts';
 import { listCommand, runCommand } from './commands.ts';
+import { differentialCommand } from './differential/command.ts';
 
 const usage = `nestbed - a conformance suite and laboratory for nested virtualization
 
@@ -11,6 +12,7 @@ const usage = `nestbed - a conformance suite and laboratory for nested virtualiz
               [--reporter summary|ktap|junit] [--trace FILE] [--timeout S]
               [-- test options]
   nestbed list
+  nestbed differential [--only PROGRAM]... [--keep DIR] [--update]
   nestbed --version | --help
 
   -l             list the tests that would run, and stop
@@ -22,7 +24,12 @@ const usage = `nestbed - a conformance suite and laboratory for nested virtualiz
   --reporter R   form of the result on standard output; progress goes to standard error
 
   Without -t every test runs with its quick options. What follows -- is given to each test that -t names.
-  Exit code: 0 pass, 1 fail, 2 bad input, 4 everything skipped.`;
+  Exit code: 0 pass, 1 fail, 2 bad input, 4 everything skipped.
+
+  differential   boots guest images on Bochs, too, and compares what they print, line by line
+  --only PROGRAM one program of the corpus; may be repeated
+  --keep DIR     leave disk images, Bochs's configuration and log, and both texts in DIR
+  --update       keep the agreed lines as expected values of the tests`;
 
 const version = (): string =>
   (JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string })
@@ -39,6 +46,8 @@ async function dispatch(argv: readonly string[]): Promise<number> {
       return runCommand(rest, { version: version(), write });
     case 'list':
       return listCommand(rest, write);
+    case 'differential':
+      return differentialCommand(rest, write);
     case '--version':
       write(version());
       return 0;

@@ -28,6 +28,8 @@ export interface VmOptions {
   readonly entry?: Gva;
   /** Pages beyond code, stacks and their page tables: for tables that map what the test adds, and its allocations. */
   readonly extraPages?: number;
+  /** Guest physical pages from 0 that are never handed out; default none. A PC has its ROMs below 1 MiB. */
+  readonly lowPages?: number;
   readonly backing?: BackingSource;
   /** 4 (default) or 5 levels of guest page tables. */
   readonly pgtableLevels?: number;
@@ -64,13 +66,15 @@ export function* vmCreate(backend: Backend, options: VmOptions, nrVcpus: number)
   const vm = new KvmVm(backend, fd, options.pgtableLevels ?? 4);
   const imagePages = Math.ceil(options.image.size / PAGE_SIZE);
   const npages = BASE_PAGES + imagePages + nrVcpus * PAGES_PER_VCPU + (options.extraPages ?? 0);
+  const lowPages = options.lowPages ?? 0;
   const backing = options.backing ?? 'anonymous';
   yield* vmUserspaceMemRegionAdd(vm, {
     slot: MEM_REGION_SLOT_DEFAULT,
     guestPhysAddr: gpa(0),
-    npages,
+    npages: npages + lowPages,
     backing,
   });
+  if (lowPages > 0) vmPhyPagesAlloc(vm, lowPages, gpa(0), MEM_REGION_SLOT_DEFAULT);
   if (options.irqchip !== 'none') fd.createIrqchip();
   vmPgd(vm);
   loadImage(vm, options.image);

@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/**
+ * `nestbed differential`: every program of the corpus here and on Bochs, line by line; the summary; with --update the
+ * files of agreed lines. Exit codes: 0 equal, 1 a line differs, 2 bad input, 4 Bochs is not there.
+ */
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { performance } from 'node:perf_hooks';
+import { parseArgs } from 'node:util';
+import { UsageError } from '../../lib/kvm_util/test_util.ts';
+import { bochsInstalled, HOW_TO_INSTALL, runBochs } from './bochs.ts';
+import { compareTexts, expectedText, type ComparedLine, type LineVerdict } from './compare.ts';
+import { CORPUS, expectedFile } from './corpus.ts';
+import { runHere } from './guest_vm.ts';
+import type { DifferentialProgram } from './program.ts';
+
+type Write = (line: string) => void;
+
+const SKIPPED = 4;
+/** A program that Bochs has not ended by then hangs there. */
+const BOCHS_SECONDS = 60;
+/** Differing lines shown of a program. */
+const SHOWN = 10;
+
+interface Options {
+  readonly programs: readonly DifferentialProgram[];
+  readonly keep: string | undefined;
+  readonly update: boolean;
+}
+
+function parse(argv: readonly string[]): Options {
+  const { values } = attempt(() =>
+    parseArgs({
+      args: [...argv],
+      options: {
+        only: { type: 'string', multiple: true },
+        keep: { type: 'string' },
+        update: { type: 'boolean', default: false },
+      },
+      strict: true,
+      allowPositionals: false,
+    }),
+  );
+  const names = CORPUS.map(({ name }) => name);
+  for (const name of values.only ?? []) {
+    if (!names.includes(name))
+      throw new UsageError(`unknown program '${name}'; there are ${names.join(', ')}`);
+  }
+  const programs = CORPUS.filter(({ name }) => values.only?.includes(name) ?? true);
+  return { programs, keep: values.keep, update: values.update };
+}
+
+function attempt<T>(body: () => T): T {
+  try {
+    return body();
+  } catch (error) {
+    const text = error instanceof Error ? error.message : String(error);
+    throw new UsageError(text.split('\n').join(' '));
+  }
+}
+
+type Counts = Record<LineVerdict, number>;
+
+const countOf = (lines: readonly ComparedLine[]): Counts => {
+  const counts = { equal: 0, differs: 0, skipped: 0, listed: 0 };
+  for (const { verdict } of lines) counts[verdict]++;
+  return counts;
+};
+
+const summary = (counts: Counts): string =>
+  `${counts.equal + counts.differs} lines compared, ${counts.differs} differing, ` +
+  `${counts.listed} listed exceptions, ${counts.skipped} skipped`;
+
+const seconds = (since: number): string => `${((performance.now() - since) / 1000).toFixed(1)} s`;
+
+/** Where a program's disk, configuration and texts stay. */
+function keptFolder(keep: string | undefined, name: string): string | undefined {
+  if (keep === undefined) return undefined;
+  const folder = join(keep, name);
+  attempt(() => mkdirSync(folder, { recursive: true }));
+  return folder;
+}
+
+function showDifferences(program: DifferentialProgram, lines: readonly ComparedLine[], write: Write): void {
+  const differing = lines.filter(({ verdict }) => verdict === 'differs');
+  for (const { number, here, there } of differing.slice(0, SHOWN)) {
+    const explanation = program.explain?.(here);
+    write(`  ${program.name} line ${number}${explanation === undefined ? '' : `, ${explanation}`}`);
+    write(`    here  ${here}`);
+    write(`    Bochs ${there}`);
+  }
+  if (differing.length > SHOWN) write(`  and ${differing.length - SHOWN} more`);
+}
+
+/** One program on both sides. */
+async function judge(program: DifferentialProgram, options: Options, write: Write): Promise<Counts> {
+  const start = performance.now();
+  const folder = keptFolder(options.keep, program.name);
+  const { text, disk } = runHere(program);
+  const bochs = await runBochs(disk, {
+    seconds: BOCHS_SECONDS,
+    ...(folder === undefined ? {} : { keep: folder }),
+  });
+  if (folder !== undefined) {
+    writeFileSync(join(folder, 'here.txt'), text);
+    writeFileSync(join(folder, 'bochs.txt'), bochs.text);
+  }
+  const lines = compareTexts(program.name, text, bochs.text);
+  const counts = countOf(lines);
+  // A run that was given up is a difference, whatever its text.
+  if (bochs.trouble !== undefined && counts.differs === 0) counts.differs = 1;
+  write(`${program.name}: ${summary(counts)}, ${seconds(start)}`);
+  if (bochs.trouble !== undefined) write(`  ${program.name}: ${bochs.trouble}`);
+  showDifferences(program, lines, write);
+  if (options.update && counts.differs === 0) writeFileSync(expectedFile(program.name), expectedText(lines));
+  return counts;
+}
+
+/** `nestbed differential`. */
+export async function differentialCommand(argv: readonly string[], write: Write): Promise<number> {
+  const options = parse(argv);
+  if (!bochsInstalled()) {
+    write(HOW_TO_INSTALL);
+    return SKIPPED;
+  }
+  const start = performance.now();
+  const total: Counts = { equal: 0, differs: 0, skipped: 0, listed: 0 };
+  for (const program of options.programs) {
+    const counts = await judge(program, options, write);
+    for (const key of Object.keys(total) as LineVerdict[]) total[key] += counts[key];
+  }
+  write(`${options.programs.length} programs: ${summary(total)}, ${seconds(start)}`);
+  return total.differs === 0 ? 0 : 1;
+}

@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/**
+ * The differential corpus without Bochs: what every program prints here, against the lines that Bochs 2.7 agreed to
+ * (`nestbed differential --update` keeps them).
+ */
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { describe, expect, it } from 'vitest';
+import { checkExpected, linesOf } from './compare.ts';
+import { CORPUS, expectedFile } from './corpus.ts';
+import { runHere } from './guest_vm.ts';
+import { loadSnippets } from './core/program.ts';
+
+describe('the differential corpus', () => {
+  it.each(CORPUS.map((program) => [program.name, program] as const))(
+    '%s prints what Bochs printed',
+    (name, program) => {
+      const { text } = runHere(program);
+      const kept = readFileSync(expectedFile(name), 'utf8');
+      expect(checkExpected(kept, text)).toEqual([]);
+      expect(linesOf(text).length).toBeGreaterThan(10);
+    },
+  );
+
+  it('has a file of agreed lines for each program and no other', () => {
+    const files = readdirSync(new URL('expected/', import.meta.url));
+    expect(files.toSorted()).toEqual(CORPUS.map(({ name }) => `${name}.txt`).toSorted());
+    expect(CORPUS.every(({ name }) => existsSync(expectedFile(name)))).toBe(true);
+  });
+
+  it('has at least 2,000 snippets, with faults and undefined flags among them', () => {
+    const snippets = [...loadSnippets('user'), ...loadSnippets('supervisor')];
+    expect(snippets.length).toBeGreaterThanOrEqual(2000);
+    expect(snippets.filter(({ undefinedFlags }) => undefinedFlags !== 0).length).toBeGreaterThan(100);
+    const ends = ['core_user', 'core_supervisor'].flatMap((name) =>
+      linesOf(readFileSync(expectedFile(name), 'utf8')).map((line) => /^\d+ (end|\w+)/.exec(line)?.[1]),
+    );
+    // Divide error, invalid opcode, stack fault, general protection, page fault, breakpoint.
+    for (const vector of ['0', '6', 'c', 'd', 'e', '3']) expect(ends).toContain(vector);
+    expect(ends.filter((end) => end === 'end').length).toBeGreaterThan(1000);
+  });
+});
