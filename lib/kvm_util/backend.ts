@@ -106,6 +106,8 @@ export interface VcpuFd {
   interrupt(vector: number): void;
   nmi(): void;
   getTscKhz(): number;
+  /** 0 is the host's frequency. */
+  setTscKhz(khz: number): void;
   enableCap(cap: KvmEnableCap): void;
   statsFd(): StatsFd;
   close(): Steps<void>;
@@ -120,6 +122,9 @@ export interface VmFd {
   getDirtyLog(log: KvmDirtyLog): Steps<void>;
   clearDirtyLog(log: KvmClearDirtyLog): Steps<void>;
   createIrqchip(): void;
+  /** KVM_GET_TSC_KHZ and KVM_SET_TSC_KHZ: of vCPUs created from now on. */
+  getTscKhz(): number;
+  setTscKhz(khz: number): void;
   statsFd(): StatsFd;
   /** The last reference goes away: vCPUs, memslots and page tables are freed. */
   close(): Steps<void>;

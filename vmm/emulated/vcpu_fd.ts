@@ -26,6 +26,7 @@ import {
   kvmSetVcpuEvents,
   kvmSetXcrs,
 } from '../kvm/x86/vcpu_events.ts';
+import { kvmVcpuIoctlSetTscKhz } from '../kvm/x86/tsc.ts';
 import { spend } from '../machine/cost/ledger.ts';
 import { COST } from '../machine/cost/points.ts';
 import { checkIoctl } from './errors.ts';
@@ -147,7 +148,10 @@ export class EmulatedVcpuFd implements VcpuFd {
     this.#loaded('KVM_NMI', () => kvmInjectNmi(this.vcpu));
   }
   getTscKhz(): number {
-    return this.vcpu.kvm.module.caps.tscKhz;
+    return this.vcpu.arch.virtualTscKhz;
+  }
+  setTscKhz(khz: number): void {
+    this.#checked('KVM_SET_TSC_KHZ', () => kvmVcpuIoctlSetTscKhz(this.vcpu, khz));
   }
   enableCap(cap: KvmEnableCap): void {
     throw new KvmError('KVM_ENABLE_CAP', ERRNO.EINVAL, `capability ${cap.cap} of a vCPU`);

@@ -21,9 +21,11 @@ import { kvmVmIoctlGetStatsFd } from '../kvm/stats.ts';
 import { kvmGetSupportedCpuid } from '../kvm/x86/cpuid.ts';
 import { kvmGetFeatureMsr, kvmGetMsrFeatureIndexList } from '../kvm/x86/feature_msrs.ts';
 import { kvmGetMsrIndexList } from '../kvm/x86/msr.ts';
+import { kvmVmIoctlSetTscKhz } from '../kvm/x86/tsc.ts';
 import { kvmVmIoctlEnableCapX86 } from '../kvm/x86/x86.ts';
 import { spend } from '../machine/cost/ledger.ts';
 import { COST } from '../machine/cost/points.ts';
+import { checkIoctl } from './errors.ts';
 import { EmulatedVcpuFd } from './vcpu_fd.ts';
 
 const KVM_API_VERSION = 12;
@@ -75,6 +77,13 @@ export class EmulatedVmFd implements VmFd {
     yield* kvmVmIoctlClearDirtyLog(this.kvm, log);
   }
 
+  getTscKhz(): number {
+    const { arch, module } = this.kvm;
+    return arch.defaultTscKhz === 0 ? module.caps.tscKhz : arch.defaultTscKhz;
+  }
+  setTscKhz(khz: number): void {
+    checkIoctl('KVM_SET_TSC_KHZ', kvmVmIoctlSetTscKhz(this.kvm, khz));
+  }
   createIrqchip(): void {
     this.#irqchip.createIrqchip(this.kvm);
   }

@@ -43,6 +43,7 @@ const EXTENSIONS: Readonly<Record<number, number>> = {
 export function kvmVmIoctlCheckExtension(module: KvmModule, kvm: Kvm | null, cap: number): number {
   if (cap === KVM_CAP.NR_VCPUS) return Math.min(module.host.sched.cpus.length, KVM_MAX_VCPUS);
   if (cap === KVM_CAP.NESTED_STATE) return module.ops.nestedOps?.maxStateSize ?? 0;
+  if (cap === KVM_CAP.TSC_CONTROL || cap === KVM_CAP.VM_TSC_CONTROL) return module.caps.hasTscControl ? 1 : 0;
   return EXTENSIONS[cap] ?? module.arch.vmIoctlCheckExtension(kvm, cap);
 }
 

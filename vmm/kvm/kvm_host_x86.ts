@@ -169,6 +169,12 @@ export class VcpuArch {
   readonly pio = { in: 0, port: 0, size: 0, count: 0 };
 
   l1TscOffset = 0n;
+  /** 2^48 is the host's frequency. */
+  l1TscScalingRatio = 1n << 48n;
+  /** Of what runs now: L1's, or those of L2. */
+  tscOffset = 0n;
+  tscScalingRatio = 1n << 48n;
+  virtualTscKhz = 0;
   tscDeadline = 0n;
   iaTscAdjust = 0n;
   pat = 0x0007_0406_0007_0406n;
@@ -211,6 +217,8 @@ export class KvmArch {
   bspVcpuId = 0;
   /** KVM_MSR_EXIT_REASON.* */
   userSpaceMsrMask = 0;
+  /** TSC frequency of vCPUs to come; 0: the host's. */
+  defaultTscKhz = 0;
   exceptionPayloadEnabled = false;
   tripleFaultEvent = false;
   disabledExits = 0;
@@ -312,6 +320,10 @@ export interface KvmX86Ops {
   /** Memory type of a leaf in the TDP tables: bits of the entry's low word. */
   getMtMask(vcpu: Vcpu, gfn: Gfn, isMmio: 'ram' | 'mmio'): number;
   writeTscOffset(vcpu: Vcpu): void;
+  writeTscMultiplier(vcpu: Vcpu): void;
+  /** What the current VMCS or VMCB of L1 adds for L2. */
+  getL2TscOffset(vcpu: Vcpu): bigint;
+  getL2TscMultiplier(vcpu: Vcpu): bigint;
   /** Entries of the CPU's dirty log (PML); 0: none. */
   readonly cpuDirtyLogSize: number;
   /** For traces. `reason`, the two exit informations, interruption information and error code go to `out`. */

@@ -27,8 +27,10 @@ export interface KvmCaps {
   mmioCaching: boolean;
   /** The processor has 1 GiB pages in guests' tables. */
   gbpages: boolean;
-  /** The host's TSC frequency, which is every guest's. */
+  /** The host's TSC frequency, and a guest's unless userspace sets another. */
   tscKhz: number;
+  /** A guest's TSC may run at another frequency: kvm_caps.has_tsc_control. */
+  hasTscControl: boolean;
 }
 
 export interface KvmModuleOptions {

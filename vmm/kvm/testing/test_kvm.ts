@@ -109,6 +109,7 @@ export function testVm(options: TestKvmOptions = {}): TestVm {
       mmioCaching: params['kvm.mmio_caching'] === 1,
       gbpages: true,
       tscKhz: 1_000_000,
+      hasTscControl: false,
     },
   });
   const mm = host.createMm('test');

@@ -50,6 +50,7 @@ export function setupVmcsConfig(caps: VmxCaps, vpid: boolean): VmcsConfig {
     SECONDARY_EXEC.WBINVD_EXITING |
     SECONDARY_EXEC.UNRESTRICTED_GUEST |
     SECONDARY_EXEC.ENABLE_INVPCID |
+    SECONDARY_EXEC.TSC_SCALING |
     (vpid ? SECONDARY_EXEC.ENABLE_VPID : 0);
   const exitRequired =
     VM_EXIT.SAVE_DEBUG_CONTROLS |

@@ -5,6 +5,7 @@ import { X86_FEATURE } from '../../../lib/x86/cpuid.ts';
 import { EPTE, PG_LEVEL } from '../../../lib/x86/paging.ts';
 import { hpa, PAGE_SIZE } from '../../../lib/x86/addr.ts';
 import { VMX_EPT_CAP } from '../../../lib/x86/vmx/capability_msrs.ts';
+import { SECONDARY_EXEC } from '../../../lib/x86/vmx/controls.ts';
 import type { Host } from '../../host/host.ts';
 import { GFP } from '../../host/mm/page_alloc.ts';
 import { BugError, UnimplementedError } from '../../machine/errors.ts';
@@ -55,7 +56,12 @@ import {
   vmxLoadMmuPgd,
   VpidAllocator,
 } from './vmx_tlb.ts';
-import { vmxWriteTscOffset } from './vmx_tsc.ts';
+import {
+  vmxGetL2TscMultiplier,
+  vmxGetL2TscOffset,
+  vmxWriteTscMultiplier,
+  vmxWriteTscOffset,
+} from './vmx_tsc.ts';
 import {
   vmxHardwareDisable,
   vmxHardwareEnable,
@@ -78,7 +84,7 @@ export function vmxCaps(
 ): KvmCaps {
   if (params['kvm_intel.ept'] === 0)
     throw new UnimplementedError('kvm_intel.ept=0: shadow paging is not modelled yet');
-  const { eptCap } = host.machine.cpus[0]!.vmx.caps;
+  const { eptCap, secondary } = host.machine.cpus[0]!.vmx.caps;
   return {
     maxphyaddr: profile.maxPhysBits,
     tdpEnabled: true,
@@ -88,6 +94,7 @@ export function vmxCaps(
     mmioCaching: params['kvm.mmio_caching'] !== 0,
     gbpages: host.machine.cpus[0]!.sys.cpuid.has(X86_FEATURE_EXT.GBPAGES),
     tscKhz: profile.tscKhz,
+    hasTscControl: (secondary.may1 & SECONDARY_EXEC.TSC_SCALING) !== 0,
   };
 }
 
@@ -123,7 +130,7 @@ export function vmxX86Ops(host: Host, params: KvmParams): KvmX86Ops {
       vmxUpdateExceptionBitmap(vcpu);
     },
     prepareSwitchToGuest: (vcpu) => vmxLoadUretMsrs(vmxCpu(vcpu), vcpu, module.uretOwner),
-    getMsr: (vcpu, msr) => vmxGetMsr(vcpu, msr),
+    getMsr: vmxGetMsr,
     setMsr: vmxSetMsr,
     getMsrFeature: (msr) => vmxGetMsrFeature(module.nestedMsrs, params, msr),
     hasEmulatedMsr: (index) => !isVmxMsr(index) || params['kvm_intel.nested'] !== 0,
@@ -170,6 +177,9 @@ export function vmxX86Ops(host: Host, params: KvmParams): KvmX86Ops {
     loadMmuPgd: vmxLoadMmuPgd,
     getMtMask: () => EPT_MT_WB,
     writeTscOffset: vmxWriteTscOffset,
+    writeTscMultiplier: vmxWriteTscMultiplier,
+    getL2TscOffset: vmxGetL2TscOffset,
+    getL2TscMultiplier: vmxGetL2TscMultiplier,
     cpuDirtyLogSize: 0,
     getExitInfo: vmxGetExitInfo,
     setVirtualApicMode: () => undefined,

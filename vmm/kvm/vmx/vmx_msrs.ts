@@ -54,7 +54,7 @@ function getNestedMsr(vmx: VcpuVmx, msr: KvmMsrEntry): number {
 }
 
 /** vmx_get_msr(). */
-export function vmxGetMsr(vcpu: Vcpu, msr: KvmMsrEntry): number {
+export function vmxGetMsr(vcpu: Vcpu, msr: KvmMsrEntry, by: MsrBy): number {
   const vmx = toVmx(vcpu);
   if (isVmxMsr(msr.index)) return getNestedMsr(vmx, msr);
   if (msr.index === MSR.IA32_FEAT_CTL) {
@@ -83,7 +83,7 @@ export function vmxGetMsr(vcpu: Vcpu, msr: KvmMsrEntry): number {
     msr.data = BigInt(vmread32(vmxCpu(vcpu), VMCS_GUEST.SYSENTER_CS));
     return 0;
   }
-  return kvmGetMsrCommon(vcpu, msr);
+  return kvmGetMsrCommon(vcpu, msr, by);
 }
 
 /** is_vmx_feature_control_msr_valid(): a guest may not write it once it is locked. */

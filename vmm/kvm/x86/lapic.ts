@@ -46,7 +46,10 @@ export class KvmLapic extends LapicEvents {
     const { sched } = vcpu.kvm.host;
     return {
       now: () => sched.now(),
-      tscToCycles: (lo, hi) => Number((BigInt(hi >>> 0) << 32n) + BigInt(lo >>> 0) - vcpu.arch.l1TscOffset),
+      tscToCycles: (lo, hi) => {
+        const sinceZero = (BigInt(hi >>> 0) << 32n) + BigInt(lo >>> 0) - vcpu.arch.l1TscOffset;
+        return Number((sinceZero << 48n) / vcpu.arch.l1TscScalingRatio);
+      },
       interruptPending: () => {
         kvmMakeRequest(KVM_REQ.EVENT, vcpu);
         kvmVcpuKick(vcpu);

@@ -6,7 +6,6 @@
 import { KVM_EXIT } from '../../../lib/uapi/run.ts';
 import { KVM_MSR_EXIT_REASON, type KvmMsrEntry } from '../../../lib/uapi/cpuid_msr.ts';
 import { APIC_BASE_MSR, APIC_END_MSR } from '../../../lib/x86/apic.ts';
-import { X86_FEATURE } from '../../../lib/x86/cpuid.ts';
 import { MISC_ENABLE, MSR } from '../../../lib/x86/msr.ts';
 import { CR0, EFER, GPR } from '../../../lib/x86/registers.ts';
 import { VMX_MSR } from '../../../lib/x86/vmx/capability_msrs.ts';
@@ -15,10 +14,10 @@ import type { KvmModule } from '../module.ts';
 import { kvmMmuResetContext } from '../mmu/mmu.ts';
 import { TP } from '../trace_events.ts';
 import { kvmReadCr0, kvmRegisterRead32, kvmRegisterWrite, high, low, pair } from './cache_regs.ts';
-import { guestHas } from './cpuid_entry.ts';
 import { kvmInjectGp } from './events.ts';
 import { kvmCompleteInsnGp, kvmSkipEmulatedInstruction } from './skip.ts';
 import { kvmSetApicBase, lapicInKernel, vcpuApic } from './lapic.ts';
+import { kvmReadGuestTsc, kvmReadL1Tsc, kvmWriteTsc, kvmWriteTscAdjust } from './tsc.ts';
 
 export type MsrBy = 'guest' | 'host';
 
@@ -72,26 +71,6 @@ const patValid = (value: bigint): boolean =>
     [0, 1, 4, 5, 6, 7].includes(t),
   );
 
-/** kvm_read_l1_tsc(): of the pCPU's clock as it is now. */
-export function kvmReadL1Tsc(vcpu: Vcpu): bigint {
-  return BigInt.asUintN(64, BigInt(Math.floor(vcpu.kvm.host.sched.now())) + vcpu.arch.l1TscOffset);
-}
-
-/** kvm_vcpu_write_tsc_offset(). */
-export function kvmWriteTscOffset(vcpu: Vcpu, offset: bigint): void {
-  const { trace, ops } = vcpu.kvm.module;
-  if (trace.on[TP.KVM_WRITE_TSC_OFFSET] !== 0)
-    trace.record(TP.KVM_WRITE_TSC_OFFSET, vcpu.vcpuId, vcpu.arch.l1TscOffset, offset);
-  vcpu.arch.l1TscOffset = offset;
-  ops.writeTscOffset(vcpu);
-  if (lapicInKernel(vcpu)) vcpuApic(vcpu).apic.timer.tscChanged();
-}
-
-/** kvm_synchronize_tsc() for one vCPU: the guest's TSC reads `value` now. */
-export function kvmSetTsc(vcpu: Vcpu, value: bigint): void {
-  kvmWriteTscOffset(vcpu, BigInt.asIntN(64, value - BigInt(Math.floor(vcpu.kvm.host.sched.now()))));
-}
-
 /** set_efer(): 1 is refused. */
 export function kvmSetEfer(vcpu: Vcpu, value: bigint, by: MsrBy): number {
   if ((value & ~EFER_VALID) !== 0n) return 1;
@@ -113,11 +92,12 @@ export function kvmSetEfer(vcpu: Vcpu, value: bigint, by: MsrBy): number {
 export const KVM_MSR_RET_UNSUPPORTED = 2;
 
 /** kvm_get_msr_common(): 0, or why the guest may not. */
-export function kvmGetMsrCommon(vcpu: Vcpu, msr: KvmMsrEntry): number {
+export function kvmGetMsrCommon(vcpu: Vcpu, msr: KvmMsrEntry, by: MsrBy): number {
   const { arch } = vcpu;
   switch (msr.index) {
     case MSR.IA32_TSC:
-      msr.data = kvmReadL1Tsc(vcpu);
+      // Userspace always sees L1's, so that it can migrate the vCPU whatever runs.
+      msr.data = by === 'host' ? kvmReadL1Tsc(vcpu) : kvmReadGuestTsc(vcpu);
       return 0;
     case MSR.IA32_TSC_ADJUST:
       msr.data = arch.iaTscAdjust;
@@ -167,9 +147,9 @@ export function kvmSetMsrCommon(vcpu: Vcpu, msr: KvmMsrEntry, by: MsrBy): number
   const { arch } = vcpu;
   switch (msr.index) {
     case MSR.IA32_TSC:
-      return writeTsc(vcpu, msr.data, by);
+      return kvmWriteTsc(vcpu, msr.data, by);
     case MSR.IA32_TSC_ADJUST:
-      return writeTscAdjust(vcpu, msr.data, by);
+      return kvmWriteTscAdjust(vcpu, msr.data, by);
     case MSR.IA32_TSC_DEADLINE:
       if (lapicInKernel(vcpu)) vcpuApic(vcpu).apic.timer.writeTscDeadline(low(msr.data), high(msr.data));
       return 0;
@@ -189,27 +169,6 @@ export function kvmSetMsrCommon(vcpu: Vcpu, msr: KvmMsrEntry, by: MsrBy): number
     default:
       return isX2apic(msr.index) ? x2apicWrite(vcpu, msr) : KVM_MSR_RET_UNSUPPORTED;
   }
-}
-
-/** A guest's write moves IA32_TSC_ADJUST along. SDM, "Time-Stamp Counter Adjustment". */
-function writeTsc(vcpu: Vcpu, value: bigint, by: MsrBy): number {
-  if (by === 'guest') {
-    const delta = BigInt.asIntN(64, value - kvmReadL1Tsc(vcpu));
-    vcpu.arch.iaTscAdjust = BigInt.asUintN(64, vcpu.arch.iaTscAdjust + delta);
-  }
-  kvmSetTsc(vcpu, value);
-  return 0;
-}
-
-function writeTscAdjust(vcpu: Vcpu, value: bigint, by: MsrBy): number {
-  // As KVM does: without the feature a write is accepted and changes nothing.
-  if (!guestHas(vcpu, X86_FEATURE.TSC_ADJUST)) return 0;
-  if (by === 'guest') {
-    const delta = BigInt.asIntN(64, value - vcpu.arch.iaTscAdjust);
-    kvmWriteTscOffset(vcpu, BigInt.asIntN(64, vcpu.arch.l1TscOffset + delta));
-  }
-  vcpu.arch.iaTscAdjust = value;
-  return 0;
 }
 
 /** Read-only bits fault, unless they stay as they are; EMON keeps its value. */

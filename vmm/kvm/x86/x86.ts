@@ -19,7 +19,7 @@ import { TP } from '../trace_events.ts';
 import { kvmVcpuAfterSetCpuid } from './cpuid.ts';
 import { kvmCreateLapic, kvmFreeLapic, lapicInKernel, vcpuApic } from './lapic.ts';
 import { kvmVcpuReset } from './mp_state.ts';
-import { kvmSetTsc } from './msr.ts';
+import { kvmSetTsc, kvmSetTscKhz } from './tsc.ts';
 import { kvmArchVcpuIoctlRun, kvmArchVcpuRunnable } from './run.ts';
 
 /** The APIC bus of each VM with an in-kernel irqchip: struct kvm_apic_map's place. */
@@ -58,6 +58,7 @@ function vcpuCreate(vcpu: Vcpu, buses: Buses): number {
   if (err === 0) {
     kvmVcpuAfterSetCpuid(vcpu);
     kvmVcpuReset(vcpu, 'reset');
+    kvmSetTscKhz(vcpu, kvm.arch.defaultTscKhz === 0 ? kvm.module.caps.tscKhz : kvm.arch.defaultTscKhz);
     kvmSetTsc(vcpu, 0n);
   } else kvmFreeLapic(vcpu);
   sched.preemptEnable();
