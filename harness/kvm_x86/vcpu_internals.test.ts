@@ -22,7 +22,7 @@ import { kvmCheckRequest, kvmClearRequest, kvmTestRequest } from '../../vmm/kvm/
 import { kvmSetCr3, kvmSetCr4 } from '../../vmm/kvm/x86/cr.ts';
 import { kvmCheckAndInjectEvents, kvmQueueException, kvmQueueExceptionE } from '../../vmm/kvm/x86/events.ts';
 import { toVmx, vmxCpu } from '../../vmm/kvm/vmx/vcpu_vmx.ts';
-import { VpidAllocator } from '../../vmm/kvm/vmx/vmx_tlb.ts';
+import { VpidAllocator } from '../../vmm/kvm/vmx/vpid_allocator.ts';
 import { guest, withVm } from './small_vm.ts';
 
 /** The vCPU of an idle VM, loaded on the current pCPU. */

@@ -175,6 +175,8 @@ export class VcpuArch {
   tscOffset = 0n;
   tscScalingRatio = 1n << 48n;
   virtualTscKhz = 0;
+  /** Length of the instruction whose software event the last exit cut short. */
+  eventExitInstLen = 0;
   tscDeadline = 0n;
   iaTscAdjust = 0n;
   pat = 0x0007_0406_0007_0406n;
@@ -298,6 +300,8 @@ export interface KvmX86Ops {
   handleExit(vcpu: Vcpu, fastpath: number): MaybeSteps<number>;
   handleExitIrqoff(vcpu: Vcpu): void;
   skipEmulatedInstruction(vcpu: Vcpu): number;
+  /** L0 has carried out an instruction: what is due after it. */
+  updateEmulatedInstruction(vcpu: Vcpu): void;
   getInterruptShadow(vcpu: Vcpu): number;
   setInterruptShadow(vcpu: Vcpu, mask: number): void;
 
@@ -306,6 +310,8 @@ export interface KvmX86Ops {
   injectException(vcpu: Vcpu): void;
   cancelInjection(vcpu: Vcpu): void;
   /** 1: yes, 0: no, below zero: a nested exit must come first. */
+  /** INIT waits: L1 is in VMX root operation. */
+  apicInitSignalBlocked(vcpu: Vcpu): boolean;
   interruptAllowed(vcpu: Vcpu, what: 'query' | 'injection'): number;
   nmiAllowed(vcpu: Vcpu, what: 'query' | 'injection'): number;
   getNmiMask(vcpu: Vcpu): boolean;
@@ -313,6 +319,8 @@ export interface KvmX86Ops {
   enableNmiWindow(vcpu: Vcpu): void;
   enableIrqWindow(vcpu: Vcpu): void;
   updateExceptionBitmap(vcpu: Vcpu): void;
+  /** Leave the guest again right after the next entry, for an event that could not go in with it. */
+  requestImmediateExit(vcpu: Vcpu): void;
   updateCr8Intercept(vcpu: Vcpu, tpr: number, irr: number): void;
 
   /** Point the hardware at a new root. */
@@ -341,11 +349,14 @@ export interface KvmExitInfo {
   errorCode: number;
 }
 
-/** struct kvm_x86_nested_ops, as far as the run loop of L1 needs it. */
+/** struct kvm_x86_nested_ops. */
 export interface KvmX86NestedOps {
   leaveNested(vcpu: Vcpu): void;
-  checkEvents(vcpu: Vcpu): MaybeSteps<number>;
-  hasEvents(vcpu: Vcpu): boolean;
+  /** Whether an exception that L0 raises for L2 is L1's. */
+  isExceptionVmexit(vcpu: Vcpu, vector: number, errorCode: number): boolean;
+  /** Look for the event of highest priority, and exit to L1 if it is L1's; 0, -EBUSY: it must wait, other errnos end KVM_RUN. */
+  checkEvents(vcpu: Vcpu): number;
+  hasEvents(vcpu: Vcpu, what: 'query' | 'injection'): boolean;
   tripleFault(vcpu: Vcpu): void;
   getNestedStatePages(vcpu: Vcpu): MaybeSteps<boolean>;
   /** What KVM_CAP_NESTED_STATE gives. */

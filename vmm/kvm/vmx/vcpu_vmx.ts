@@ -6,6 +6,7 @@ import { BugError } from '../../machine/errors.ts';
 import type { Vcpu } from '../kvm_host.ts';
 import type { LoadedVmcs } from './loaded_vmcs.ts';
 import type { NestedVmx } from './nested/nested_vmx.ts';
+import type { VmxModule } from './vmx_module.ts';
 
 /** Information of the last VM exit, read from the VMCS once. */
 export interface VmxExitInformation {
@@ -34,8 +35,12 @@ export class VcpuVmx {
   /** guest_can_use(X86_FEATURE_VMX): the module parameter and the vCPU's CPUID allow VMX. */
   guestCanUseVmx = false;
   readonly nested: NestedVmx;
+  readonly module: VmxModule;
+  /** The next entry is left again before the guest executes an instruction. */
+  immediateExit = false;
 
-  constructor(vmcs01: LoadedVmcs, vpid: number, nested: NestedVmx) {
+  constructor(vmcs01: LoadedVmcs, vpid: number, nested: NestedVmx, module: VmxModule) {
+    this.module = module;
     this.vmcs01 = vmcs01;
     this.loadedVmcs = vmcs01;
     this.vpid = vpid;

@@ -15,6 +15,12 @@ import { BugError } from '../../machine/errors.ts';
 import type { ControlCaps, VmxCaps } from '../../machine/vmx/caps.ts';
 import { vmwrite32, vmwrite64, vmwriteNum, vmwritePair } from '../../machine/vmx/vmcs_access.ts';
 
+/** Pages of vmx_vmread_bitmap and vmx_vmwrite_bitmap: which of its accesses L1 makes without an exit. */
+export interface ShadowBitmaps {
+  readonly vmread: Hpa;
+  readonly vmwrite: Hpa;
+}
+
 /** struct vmcs_config: the control words that every vCPU starts from. */
 export interface VmcsConfig {
   readonly pin: number;
@@ -113,7 +119,7 @@ function setHostState(cpu: Cpu, hostCr3: number): void {
 export function initVmcs(
   cpu: Cpu,
   config: VmcsConfig,
-  vmcs: { msrBitmap: Hpa; vpid: number; hostCr3: number },
+  vmcs: { msrBitmap: Hpa; vpid: number; hostCr3: number; shadowBitmaps: ShadowBitmaps | null },
 ): void {
   vmwrite32(cpu, VMCS_CTRL.PIN_BASED_VM_EXEC_CONTROL, config.pin);
   vmwrite32(cpu, VMCS_CTRL.CPU_BASED_VM_EXEC_CONTROL, config.cpuBased);
@@ -123,6 +129,10 @@ export function initVmcs(
   vmwriteNum(cpu, VMCS_CTRL.MSR_BITMAP, vmcs.msrBitmap);
   if ((config.secondary & SECONDARY_EXEC.ENABLE_VPID) !== 0)
     vmwrite32(cpu, VMCS_CTRL.VIRTUAL_PROCESSOR_ID, vmcs.vpid);
+  if (vmcs.shadowBitmaps !== null) {
+    vmwriteNum(cpu, VMCS_CTRL.VMREAD_BITMAP, vmcs.shadowBitmaps.vmread);
+    vmwriteNum(cpu, VMCS_CTRL.VMWRITE_BITMAP, vmcs.shadowBitmaps.vmwrite);
+  }
   const zero = [
     VMCS_CTRL.EXCEPTION_BITMAP,
     VMCS_CTRL.PAGE_FAULT_ERROR_CODE_MASK,
@@ -142,6 +152,22 @@ export function initVmcs(
   vmwritePair(cpu, VMCS_GUEST.IA32_PAT, 0x0007_0406, 0x0007_0406);
   vmwrite32(cpu, VMCS_CTRL.CR0_GUEST_HOST_MASK, ~CR0_GUEST_BITS);
   vmwrite32(cpu, VMCS_CTRL.CR4_GUEST_HOST_MASK, ~CR4_GUEST_BITS);
+  setHostState(cpu, vmcs.hostCr3);
+}
+
+/** prepare_vmcs02_constant_state(): what vmcs02 has from L0 alone. The VMCS is current. */
+export function initVmcs02(cpu: Cpu, vmcs: { msrBitmap: Hpa; hostCr3: number }): void {
+  vmwriteNum(cpu, VMCS_CTRL.MSR_BITMAP, vmcs.msrBitmap);
+  const zero = [
+    VMCS_CTRL.CR3_TARGET_COUNT,
+    VMCS_CTRL.VM_EXIT_MSR_STORE_COUNT,
+    VMCS_CTRL.VM_EXIT_MSR_LOAD_COUNT,
+    VMCS_CTRL.VM_ENTRY_MSR_LOAD_COUNT,
+    VMCS_GUEST.ACTIVITY_STATE,
+  ];
+  for (const field of zero) vmwrite32(cpu, field, 0);
+  // VM functions are emulated: each exits.
+  if (cpu.vmx.caps.vmfunc !== 0) vmwrite32(cpu, VMCS_CTRL.VM_FUNCTION_CONTROL, 0);
   setHostState(cpu, vmcs.hostCr3);
 }
 

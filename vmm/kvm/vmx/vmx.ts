@@ -4,8 +4,8 @@ import { X86_FEATURE_EXT } from '../../../lib/x86/cpuid.ts';
 import { X86_FEATURE } from '../../../lib/x86/cpuid.ts';
 import { EPTE, PG_LEVEL } from '../../../lib/x86/paging.ts';
 import { hpa, PAGE_SIZE } from '../../../lib/x86/addr.ts';
-import { VMX_EPT_CAP } from '../../../lib/x86/vmx/capability_msrs.ts';
 import { SECONDARY_EXEC } from '../../../lib/x86/vmx/controls.ts';
+import { VMX_EPT_CAP } from '../../../lib/x86/vmx/capability_msrs.ts';
 import type { Host } from '../../host/host.ts';
 import { GFP } from '../../host/mm/page_alloc.ts';
 import { BugError, UnimplementedError } from '../../machine/errors.ts';
@@ -15,8 +15,14 @@ import type { KvmParams } from '../params.ts';
 import { nestedVmxAfterSetCpuid } from './nested/cpuid_vmx.ts';
 import { vmxIsValidCr0, vmxIsValidCr4 } from './nested/check_registers.ts';
 import { nestedVmxSetupCtlsMsrs } from './nested/nested_msrs.ts';
+import { vmxNestedOps } from './nested/nested_ops.ts';
+import { allocShadowBitmaps } from './nested/shadow_vmcs.ts';
 import { setupVmcsConfig } from './vmcs01.ts';
+import { vmxVcpuLoad } from './vmcs_load.ts';
+import type { VmxModule } from './vmx_module.ts';
+import { VpidAllocator } from './vpid_allocator.ts';
 import {
+  vmxApicInitSignalBlocked,
   vmxCancelInjection,
   vmxEnableIrqWindow,
   vmxEnableNmiWindow,
@@ -31,7 +37,7 @@ import {
   vmxSetNmiMask,
   vmxUpdateExceptionBitmap,
 } from './vmx_events.ts';
-import { vmxHandleExit, vmxSkipEmulatedInstruction } from './vmx_exits.ts';
+import { vmxHandleExit, vmxSkipEmulatedInstruction, vmxUpdateEmulatedInstruction } from './vmx_exits.ts';
 import { isVmxMsr, vmxGetMsr, vmxGetMsrFeature, vmxLoadUretMsrs, vmxSetMsr } from './vmx_msrs.ts';
 import {
   vmxCacheReg,
@@ -54,7 +60,6 @@ import {
   vmxFlushTlbGuest,
   vmxFlushTlbGva,
   vmxLoadMmuPgd,
-  VpidAllocator,
 } from './vmx_tlb.ts';
 import {
   vmxGetL2TscMultiplier,
@@ -67,11 +72,9 @@ import {
   vmxHardwareEnable,
   vmxVcpuCreate,
   vmxVcpuFree,
-  vmxVcpuLoad,
   vmxVcpuReset,
-  type VmxModule,
 } from './vmx_vcpu.ts';
-import { vmxCpu } from './vcpu_vmx.ts';
+import { toVmx, vmxCpu } from './vcpu_vmx.ts';
 
 /** Memory type write-back in a leaf EPT entry, with IPAT as KVM sets it without device assignment. */
 const EPT_MT_WB = (6 << 3) | EPTE.IPAT;
@@ -98,6 +101,16 @@ export function vmxCaps(
   };
 }
 
+/** enable_shadow_vmcs: L1 gets it only where L0 has it. */
+function hasShadowing(host: Host, params: KvmParams): boolean {
+  const { secondary } = host.machine.cpus[0]!.vmx.caps;
+  return (
+    params['kvm_intel.nested'] !== 0 &&
+    params['kvm_intel.enable_shadow_vmcs'] !== 0 &&
+    (secondary.may1 & SECONDARY_EXEC.SHADOW_VMCS) !== 0
+  );
+}
+
 function loadModule(host: Host, params: KvmParams): VmxModule {
   const cr3 = host.pages.allocPage(host.pages.owner('host page tables'), GFP.ZERO);
   if (cr3 < 0) throw new BugError('no memory for the host page tables');
@@ -107,6 +120,7 @@ function loadModule(host: Host, params: KvmParams): VmxModule {
     vpids: new VpidAllocator(),
     vmxonRegions: new Map(),
     uretOwner: [],
+    shadowBitmaps: hasShadowing(host, params) ? allocShadowBitmaps(host) : null,
     hostCr3: hpa(cr3 * PAGE_SIZE),
   };
 }
@@ -160,19 +174,24 @@ export function vmxX86Ops(host: Host, params: KvmParams): KvmX86Ops {
     handleExit: (vcpu) => vmxHandleExit(vcpu),
     handleExitIrqoff: vmxHandleExitIrqoff,
     skipEmulatedInstruction: vmxSkipEmulatedInstruction,
+    updateEmulatedInstruction: vmxUpdateEmulatedInstruction,
     getInterruptShadow: vmxGetInterruptShadow,
     setInterruptShadow: vmxSetInterruptShadow,
     injectIrq: vmxInjectIrq,
     injectNmi: vmxInjectNmi,
     injectException: vmxInjectException,
     cancelInjection: vmxCancelInjection,
-    interruptAllowed: (vcpu) => vmxInterruptAllowed(vcpu),
-    nmiAllowed: (vcpu) => vmxNmiAllowed(vcpu),
+    apicInitSignalBlocked: vmxApicInitSignalBlocked,
+    interruptAllowed: vmxInterruptAllowed,
+    nmiAllowed: vmxNmiAllowed,
     getNmiMask: vmxGetNmiMask,
     setNmiMask: vmxSetNmiMask,
     enableNmiWindow: vmxEnableNmiWindow,
     enableIrqWindow: vmxEnableIrqWindow,
     updateExceptionBitmap: vmxUpdateExceptionBitmap,
+    requestImmediateExit: (vcpu) => {
+      toVmx(vcpu).immediateExit = true;
+    },
     updateCr8Intercept: () => undefined,
     loadMmuPgd: vmxLoadMmuPgd,
     getMtMask: () => EPT_MT_WB,
@@ -183,6 +202,6 @@ export function vmxX86Ops(host: Host, params: KvmParams): KvmX86Ops {
     cpuDirtyLogSize: 0,
     getExitInfo: vmxGetExitInfo,
     setVirtualApicMode: () => undefined,
-    nestedOps: null,
+    nestedOps: params['kvm_intel.nested'] === 0 ? null : vmxNestedOps,
   };
 }

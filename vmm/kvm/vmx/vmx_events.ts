@@ -3,6 +3,7 @@
  * Injection of interrupts, NMIs and exceptions, the windows that wait for it, and interruptibility. Mirrors the vmx_*
  * functions of arch/x86/kvm/vmx/vmx.c, 6.12.
  */
+import { ERRNO } from '../../../lib/uapi/errno.ts';
 import { KVM_X86_SHADOW_INT } from '../../../lib/uapi/vcpu_state.ts';
 import { VECTOR } from '../../../lib/x86/exceptions.ts';
 import { RFLAGS } from '../../../lib/x86/registers.ts';
@@ -15,16 +16,10 @@ import { BLOCKING } from '../../machine/cpu/state.ts';
 import { vmread32, vmwrite32 } from '../../machine/vmx/vmcs_access.ts';
 import type { Vcpu } from '../kvm_host.ts';
 import { TP } from '../trace_events.ts';
+import { isGuestMode } from '../x86/cache_regs.ts';
+import { nestedExitOnIntr, nestedExitOnNmi } from './nested/vmcs12_controls.ts';
 import { toVmx, vmxCpu } from './vcpu_vmx.ts';
-
-/** Set or clear bits of the primary processor-based controls; an unchanged word is not written. */
-export function vmxChangeCpuBased(vcpu: Vcpu, set: number, clear: number): void {
-  const { controls } = toVmx(vcpu).loadedVmcs;
-  const wanted = (controls.exec | set) & ~clear;
-  if (wanted === controls.exec) return;
-  controls.exec = wanted;
-  vmwrite32(vmxCpu(vcpu), VMCS_CTRL.CPU_BASED_VM_EXEC_CONTROL, wanted);
-}
+import { vmxChangeCpuBased } from './vmx_controls.ts';
 
 /** Injecting an event wakes a halted guest. */
 function clearHlt(vcpu: Vcpu): void {
@@ -107,18 +102,40 @@ export function vmxSetInterruptShadow(vcpu: Vcpu, mask: number): void {
   if (info !== old) vmwrite32(cpu, VMCS_GUEST.INTERRUPTIBILITY_INFO, info);
 }
 
-/** vmx_interrupt_allowed(). */
-export function vmxInterruptAllowed(vcpu: Vcpu): number {
+/** vmx_interrupt_blocked(): what makes L2 exit is not blocked by L2's own flags. */
+export function vmxInterruptBlocked(vcpu: Vcpu): boolean {
+  if (isGuestMode(vcpu) && nestedExitOnIntr(toVmx(vcpu).nested.cachedVmcs12)) return false;
   const cpu = vmxCpu(vcpu);
-  if ((vmread32(cpu, VMCS_GUEST.RFLAGS) & RFLAGS.IF) === 0) return 0;
-  return (vmread32(cpu, VMCS_GUEST.INTERRUPTIBILITY_INFO) & (BLOCKING.STI | BLOCKING.MOV_SS)) === 0 ? 1 : 0;
+  if ((vmread32(cpu, VMCS_GUEST.RFLAGS) & RFLAGS.IF) === 0) return true;
+  return (vmread32(cpu, VMCS_GUEST.INTERRUPTIBILITY_INFO) & (BLOCKING.STI | BLOCKING.MOV_SS)) !== 0;
+}
+
+/** vmx_interrupt_allowed(): an interrupt that L1 gets as an exit is never injected. */
+export function vmxInterruptAllowed(vcpu: Vcpu, what: 'query' | 'injection'): number {
+  const { nested } = toVmx(vcpu);
+  if (nested.nestedRunPending) return -ERRNO.EBUSY;
+  if (what === 'injection' && isGuestMode(vcpu) && nestedExitOnIntr(nested.cachedVmcs12)) return -ERRNO.EBUSY;
+  return vmxInterruptBlocked(vcpu) ? 0 : 1;
+}
+
+/** vmx_nmi_blocked(). */
+export function vmxNmiBlocked(vcpu: Vcpu): boolean {
+  if (isGuestMode(vcpu) && nestedExitOnNmi(toVmx(vcpu).nested.cachedVmcs12)) return false;
+  const blocked = BLOCKING.MOV_SS | BLOCKING.STI | BLOCKING.NMI;
+  return (vmread32(vmxCpu(vcpu), VMCS_GUEST.INTERRUPTIBILITY_INFO) & blocked) !== 0;
 }
 
 /** vmx_nmi_allowed(). */
-export function vmxNmiAllowed(vcpu: Vcpu): number {
-  const blocked = BLOCKING.MOV_SS | BLOCKING.STI | BLOCKING.NMI;
-  return (vmread32(vmxCpu(vcpu), VMCS_GUEST.INTERRUPTIBILITY_INFO) & blocked) === 0 ? 1 : 0;
+export function vmxNmiAllowed(vcpu: Vcpu, what: 'query' | 'injection'): number {
+  const { nested } = toVmx(vcpu);
+  if (nested.nestedRunPending) return -ERRNO.EBUSY;
+  if (what === 'injection' && isGuestMode(vcpu) && nestedExitOnNmi(nested.cachedVmcs12)) return -ERRNO.EBUSY;
+  return vmxNmiBlocked(vcpu) ? 0 : 1;
 }
+
+/** vmx_apic_init_signal_blocked(): in VMX root operation INIT waits. */
+export const vmxApicInitSignalBlocked = (vcpu: Vcpu): boolean =>
+  toVmx(vcpu).nested.vmxon && !isGuestMode(vcpu);
 
 /** vmx_get_nmi_mask(). */
 export function vmxGetNmiMask(vcpu: Vcpu): boolean {
@@ -148,6 +165,8 @@ export function vmxUpdateExceptionBitmap(vcpu: Vcpu): void {
   const loaded = toVmx(vcpu).loadedVmcs;
   let bitmap = (1 << VECTOR.UD) | (1 << VECTOR.MC) | (1 << VECTOR.DB) | (1 << VECTOR.AC);
   if (vcpu.arch.guestDebug !== 0) bitmap |= 1 << VECTOR.BP;
+  // Which page faults exit is decided together with the error-code mask, which is L1's too.
+  if (isGuestMode(vcpu)) bitmap |= toVmx(vcpu).nested.cachedVmcs12.lo(VMCS_CTRL.EXCEPTION_BITMAP);
   if (bitmap === loaded.exceptionBitmap) return;
   loaded.exceptionBitmap = bitmap;
   vmwrite32(vmxCpu(vcpu), VMCS_CTRL.EXCEPTION_BITMAP, bitmap);

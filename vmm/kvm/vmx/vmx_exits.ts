@@ -1,20 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /**
  * What L0 does about each VM exit: kvm_vmx_exit_handlers[] and its handle_*() functions. Mirrors
- * arch/x86/kvm/vmx/vmx.c, 6.12. A handler returns 1 to go on, 0 to go to userspace. Nested VMX is not offered to the
- * guest yet: its instructions are undefined.
+ * arch/x86/kvm/vmx/vmx.c, 6.12. A handler returns 1 to go on, 0 to go to userspace. VMX instructions of a guest without VMX
+ * are undefined; L1's are in nested/.
  */
 import { KVM_EXIT, KVM_INTERNAL_ERROR } from '../../../lib/uapi/run.ts';
 import { KVM_X86_QUIRK } from '../../../lib/uapi/memory.ts';
 import { X86_FEATURE } from '../../../lib/x86/cpuid.ts';
-import { KVM_MP_STATE } from '../../../lib/uapi/vcpu_state.ts';
 import { VECTOR, PFERR } from '../../../lib/x86/exceptions.ts';
-import { CR0, CR4, DR6, DR7, GPR } from '../../../lib/x86/registers.ts';
+import { CR4, DR6, DR7, GPR } from '../../../lib/x86/registers.ts';
 import { CPU_BASED } from '../../../lib/x86/vmx/controls.ts';
 import {
-  CR_QUAL,
-  CR_QUAL_LMSW_SOURCE_SHIFT,
-  CR_QUAL_REG_SHIFT,
   DR_QUAL,
   DR_QUAL_REG_SHIFT,
   EPT_VIOLATION,
@@ -36,8 +32,7 @@ import { KVM_REQ } from '../request_numbers.ts';
 import { kvmMakeRequest } from '../requests.ts';
 import { TP } from '../trace_events.ts';
 import {
-  kvmReadCr0,
-  kvmReadCr3,
+  isGuestMode,
   kvmReadCr4,
   kvmRegisterRead,
   kvmRegisterRead32,
@@ -46,20 +41,25 @@ import {
   low,
   high,
 } from '../x86/cache_regs.ts';
-import { kvmSetCr0, kvmSetCr3, kvmSetCr4, kvmSetCr8, kvmSetXcr } from '../x86/cr.ts';
+import { kvmSetXcr } from '../x86/cr.ts';
 import { kvmEmulateCpuid } from '../x86/cpuid.ts';
 import { guestHas } from '../x86/cpuid_entry.ts';
 import { kvmGetDr, kvmSetDr } from '../x86/dr.ts';
 import { kvmEmulateInstruction } from '../x86/emulate.ts';
 import { kvmPrepareEventVectoringExit } from '../x86/event_vectoring.ts';
 import { kvmInjectGp, kvmQueueDebugException, kvmQueueException, kvmQueueExceptionE } from '../x86/events.ts';
-import { kvmLapicGetCr8, lapicInKernel } from '../x86/lapic.ts';
+import { kvmEmulateHaltNoskip } from '../x86/mp_state.ts';
 import { kvmCompleteInsnGp, kvmSkipEmulatedInstruction } from '../x86/skip.ts';
 import { kvmHandleGpaFault } from '../x86/page_fault.ts';
 import { kvmFastPio } from '../x86/pio.ts';
 import { kvmEmulateRdmsr, kvmEmulateWrmsr } from '../x86/msr.ts';
+import { NESTED_EXIT_HANDLERS } from './nested/nested_ops.ts';
+import { nestedMarkVmcs12PagesDirty } from './nested/posted_interrupts.ts';
+import { nestedVmxReflectVmexit } from './nested/reflect.ts';
+import { nestedCpuHasMtf } from './nested/vmcs12_controls.ts';
 import { toVmx, vmxCpu } from './vcpu_vmx.ts';
-import { vmxChangeCpuBased } from './vmx_events.ts';
+import { handleCr } from './vmx_cr_exits.ts';
+import { vmxChangeCpuBased } from './vmx_controls.ts';
 
 type Handler = (vcpu: Vcpu) => MaybeSteps<number>;
 
@@ -72,7 +72,18 @@ export function vmxSkipEmulatedInstruction(vcpu: Vcpu): number {
   const info = vmread32(cpu, VMCS_GUEST.INTERRUPTIBILITY_INFO);
   const shadow = info & (BLOCKING.STI | BLOCKING.MOV_SS);
   if (shadow !== 0) vmwrite32(cpu, VMCS_GUEST.INTERRUPTIBILITY_INFO, info & ~shadow);
+  vmxUpdateEmulatedInstruction(vcpu);
   return 1;
+}
+
+/** vmx_update_emulated_instruction(): an MTF exit to L1 is due after it, unless it ended in a fault. */
+export function vmxUpdateEmulatedInstruction(vcpu: Vcpu): void {
+  if (!isGuestMode(vcpu)) return;
+  const { nested } = toVmx(vcpu);
+  const { exception, exceptionVmexit } = vcpu.arch;
+  const faults = [exception, exceptionVmexit].some((ex) => ex.pending && ex.vector !== VECTOR.DB);
+  nested.mtfPending = nestedCpuHasMtf(nested.cachedVmcs12) && !faults;
+  if (nested.mtfPending) kvmMakeRequest(KVM_REQ.EVENT, vcpu);
 }
 
 function handleExceptionNmi(vcpu: Vcpu): number {
@@ -153,57 +164,6 @@ function handleIo(vcpu: Vcpu): MaybeSteps<number> {
   });
 }
 
-/** handle_cr(): MOV to and from control registers, CLTS, LMSW. */
-function handleCr(vcpu: Vcpu): MaybeSteps<number> {
-  const qual = qualification(vcpu);
-  const cr = qual & CR_QUAL.CR_MASK;
-  const reg = (qual & CR_QUAL.REG_MASK) >> CR_QUAL_REG_SHIFT;
-  const { trace } = vcpu.kvm.module;
-  switch (qual & CR_QUAL.TYPE_MASK) {
-    case CR_QUAL.TYPE_MOV_TO_CR:
-      if (trace.on[TP.KVM_CR] !== 0) trace.record(TP.KVM_CR, 1, cr, kvmRegisterRead(vcpu, reg));
-      return movToCr(vcpu, cr, reg);
-    case CR_QUAL.TYPE_MOV_FROM_CR: {
-      const value = cr === 3 ? kvmReadCr3(vcpu) : kvmLapicGetCr8(vcpu);
-      if (trace.on[TP.KVM_CR] !== 0) trace.record(TP.KVM_CR, 0, cr, value);
-      kvmRegisterWrite(vcpu, reg, value | 0, Math.floor(value / 2 ** 32));
-      return kvmSkipEmulatedInstruction(vcpu);
-    }
-    case CR_QUAL.TYPE_CLTS:
-      return kvmCompleteInsnGp(vcpu, kvmSetCr0(vcpu, BigInt((kvmReadCr0(vcpu) & ~CR0.TS) >>> 0)));
-    default: {
-      const msw = (qual >>> CR_QUAL_LMSW_SOURCE_SHIFT) & 0xf;
-      // LMSW can set PE but not clear it.
-      const keep = kvmReadCr0(vcpu) & ~(CR0.MP | CR0.EM | CR0.TS);
-      return kvmCompleteInsnGp(vcpu, kvmSetCr0(vcpu, BigInt((keep | msw) >>> 0)));
-    }
-  }
-}
-
-function movToCr(vcpu: Vcpu, cr: number, reg: number): number {
-  const value = kvmRegisterRead(vcpu, reg);
-  switch (cr) {
-    case 0:
-      return kvmCompleteInsnGp(vcpu, kvmSetCr0(vcpu, value));
-    case 3:
-      return kvmCompleteInsnGp(vcpu, kvmSetCr3(vcpu, value));
-    case 4:
-      return kvmCompleteInsnGp(vcpu, kvmSetCr4(vcpu, value));
-    default:
-      return movToCr8(vcpu, value);
-  }
-}
-
-/** Userspace with an APIC of its own learns of a lower TPR: an interrupt may be deliverable now. */
-function movToCr8(vcpu: Vcpu, value: bigint): number {
-  const before = kvmLapicGetCr8(vcpu);
-  const err = kvmSetCr8(vcpu, value);
-  const r = kvmCompleteInsnGp(vcpu, err);
-  if (err !== 0 || lapicInKernel(vcpu) || before <= Number(value)) return r;
-  vcpu.run.exit_reason = KVM_EXIT.SET_TPR;
-  return 0;
-}
-
 /** handle_dr(). */
 function handleDr(vcpu: Vcpu): number {
   const qual = qualification(vcpu);
@@ -227,20 +187,9 @@ function handleDr(vcpu: Vcpu): number {
   return kvmCompleteInsnGp(vcpu, kvmSetDr(vcpu, dr, kvmRegisterRead(vcpu, reg)));
 }
 
-function handleHlt(vcpu: Vcpu): MaybeSteps<number> {
+function handleHlt(vcpu: Vcpu): number {
   kvmSkipEmulatedInstruction(vcpu);
   return kvmEmulateHaltNoskip(vcpu);
-}
-
-/** kvm_emulate_halt_noskip(): without an in-kernel APIC, a halt is userspace's. */
-function kvmEmulateHaltNoskip(vcpu: Vcpu): number {
-  vcpu.stat.halt_exits++;
-  if (vcpu.arch.apic !== null) {
-    vcpu.arch.mpState = KVM_MP_STATE.HALTED;
-    return 1;
-  }
-  vcpu.run.exit_reason = KVM_EXIT.HLT;
-  return 0;
 }
 
 /** Linux's KVM_EPERM and KVM_ENOSYS, and the one hypercall that does nothing. */
@@ -320,6 +269,9 @@ function handleXsetbv(vcpu: Vcpu): number {
   return kvmCompleteInsnGp(vcpu, kvmSetXcr(vcpu, index, (BigInt(upper) << 32n) | BigInt(value)));
 }
 
+/** handle_monitor_trap(): L0 does not step guests. */
+const handleMonitorTrap: Handler = () => 1;
+
 /** Handlers by basic exit reason. */
 // prettier-ignore
 const HANDLERS: Readonly<Record<number, Handler>> = {
@@ -358,6 +310,7 @@ const HANDLERS: Readonly<Record<number, Handler>> = {
   [EXIT_REASON.MWAIT_INSTRUCTION]:   monitorMwait,
   [EXIT_REASON.MONITOR_INSTRUCTION]: monitorMwait,
   [EXIT_REASON.PREEMPTION_TIMER]:    handlePreemptionTimer,
+  [EXIT_REASON.MONITOR_TRAP_FLAG]:   handleMonitorTrap,
 };
 
 /** Exits that a guest can cause while an event is being delivered, and after which delivery can go on. */
@@ -376,6 +329,10 @@ export function vmxHandleExit(vcpu: Vcpu): MaybeSteps<number> {
   const vmx = toVmx(vcpu);
   const { run } = vcpu;
   const { reason } = vmx.exit;
+  if (isGuestMode(vcpu)) {
+    nestedMarkVmcs12PagesDirty(vcpu);
+    if (nestedVmxReflectVmexit(vcpu)) return 1;
+  }
   if (vmx.fail !== 0) {
     run.exit_reason = KVM_EXIT.FAIL_ENTRY;
     run.fail_entry.hardware_entry_failure_reason = BigInt(
@@ -392,7 +349,8 @@ export function vmxHandleExit(vcpu: Vcpu): MaybeSteps<number> {
   }
   if ((vmx.exit.idtVectoring & INTR_INFO.VALID_MASK) !== 0 && !VECTORING_EXITS.has(reason & 0xffff))
     return kvmPrepareEventVectoringExit(vcpu, INVALID_GPA);
-  const handler = HANDLERS[reason & 0xffff];
+  const handler =
+    (vmx.guestCanUseVmx ? NESTED_EXIT_HANDLERS[reason & 0xffff] : undefined) ?? HANDLERS[reason & 0xffff];
   if (handler !== undefined) {
     spend(vmxCpu(vcpu), COST.L0_EXIT_LIGHT);
     return handler(vcpu);

@@ -21,9 +21,14 @@ import {
 } from '../../machine/vmx/vmcs_access.ts';
 import type { Vcpu } from '../kvm_host.ts';
 import { VCPU_REGS_RIP } from '../kvm_host_x86.ts';
-import { VCPU_EXREG, markAvail, markDirty } from '../x86/cache_regs.ts';
-import { CR0_GUEST_BITS, CR4_GUEST_BITS } from './vmcs01.ts';
-import { vmxCpu } from './vcpu_vmx.ts';
+import { isGuestMode, VCPU_EXREG, markAvail, markDirty } from '../x86/cache_regs.ts';
+import { CR4_GUEST_BITS } from './vmcs01.ts';
+import { toVmx, vmxCpu } from './vcpu_vmx.ts';
+import { vmxSetControls } from './vmx_controls.ts';
+
+/** Bits that the guest owns are in the VMCS, the others are as L0 set them. */
+const cachedCr = (known: number, inVmcs: number, owned: number): number =>
+  (known & ~owned) | (inVmcs & owned);
 
 /** vmx_cache_reg(): fetch one register into vcpu.arch. */
 export function vmxCacheReg(vcpu: Vcpu, reg: number): void {
@@ -39,13 +44,13 @@ export function vmxCacheReg(vcpu: Vcpu, reg: number): void {
       arch.regs[VCPU_REGS_RIP + 1] = vmreadHigh(cpu, VMCS_GUEST.RIP);
       break;
     case VCPU_EXREG.CR0:
-      arch.cr0 = ((arch.cr0 & ~CR0_GUEST_BITS) | (vmread32(cpu, VMCS_GUEST.CR0) & CR0_GUEST_BITS)) >>> 0;
+      arch.cr0 = cachedCr(arch.cr0, vmread32(cpu, VMCS_GUEST.CR0), arch.cr0GuestOwnedBits) >>> 0;
       break;
     case VCPU_EXREG.CR3:
       arch.cr3 = vmreadNum(cpu, VMCS_GUEST.CR3);
       break;
     case VCPU_EXREG.CR4:
-      arch.cr4 = (arch.cr4 & ~CR4_GUEST_BITS) | (vmread32(cpu, VMCS_GUEST.CR4) & CR4_GUEST_BITS);
+      arch.cr4 = cachedCr(arch.cr4, vmread32(cpu, VMCS_GUEST.CR4), arch.cr4GuestOwnedBits);
       break;
     default:
       throw new RangeError(`vmx_cache_reg(${reg})`);
@@ -133,7 +138,6 @@ export function vmxSetCr0(vcpu: Vcpu, cr0: number): void {
   vmwrite32(cpu, VMCS_CTRL.CR0_READ_SHADOW, cr0);
   vmwrite32(cpu, VMCS_GUEST.CR0, cr0 | CR0.NE | CR0.ET);
   arch.cr0 = cr0 >>> 0;
-  arch.cr0GuestOwnedBits = CR0_GUEST_BITS;
   markAvail(vcpu, VCPU_EXREG.CR0);
 }
 
@@ -144,14 +148,20 @@ function setLma(vcpu: Vcpu, lma: number): void {
 
 /** vmx_set_efer(): the VM-entry control follows LMA. */
 export function vmxSetEfer(vcpu: Vcpu, efer: number): number {
-  const cpu = vmxCpu(vcpu);
+  const { controls } = toVmx(vcpu).loadedVmcs;
   vcpu.arch.efer = efer;
-  const entry = vmread32(cpu, VMCS_CTRL.VM_ENTRY_CONTROLS);
   const ia32e = (efer & EFER.LMA) !== 0 ? VM_ENTRY.IA32E_MODE : 0;
-  const wanted = (entry & ~VM_ENTRY.IA32E_MODE) | ia32e;
-  if (wanted >>> 0 !== entry) vmwrite32(cpu, VMCS_CTRL.VM_ENTRY_CONTROLS, wanted);
-  vmwrite32(cpu, VMCS_GUEST.IA32_EFER, efer);
+  vmxSetControls(vcpu, 'entry', (controls.entry & ~VM_ENTRY.IA32E_MODE) | ia32e);
+  vmwrite32(vmxCpu(vcpu), VMCS_GUEST.IA32_EFER, efer);
   return 0;
+}
+
+/** set_cr4_guest_host_mask(): L2 owns what both L0 and L1 leave to it. */
+export function setCr4GuestHostMask(vcpu: Vcpu): void {
+  let owned = CR4_GUEST_BITS & ~vcpu.arch.cr4GuestRsvdBits;
+  if (isGuestMode(vcpu)) owned &= ~toVmx(vcpu).nested.cachedVmcs12.lo(VMCS_CTRL.CR4_GUEST_HOST_MASK);
+  vcpu.arch.cr4GuestOwnedBits = owned;
+  vmwrite32(vmxCpu(vcpu), VMCS_CTRL.CR4_GUEST_HOST_MASK, ~owned);
 }
 
 /** vmx_set_cr4(): VMXE is set in hardware and hidden from the guest by the read shadow. */
@@ -160,7 +170,6 @@ export function vmxSetCr4(vcpu: Vcpu, cr4: number): void {
   vmwrite32(cpu, VMCS_CTRL.CR4_READ_SHADOW, cr4);
   vmwrite32(cpu, VMCS_GUEST.CR4, cr4 | CR4.VMXE);
   vcpu.arch.cr4 = cr4;
-  vcpu.arch.cr4GuestOwnedBits = CR4_GUEST_BITS;
   markAvail(vcpu, VCPU_EXREG.CR4);
 }
 

@@ -12,7 +12,6 @@ import { VMCS_INFO } from '../../../lib/x86/vmx/vmcs_info.ts';
 import { CR4 } from '../../../lib/x86/registers.ts';
 import { EXIT_REASON, VMX_EXIT_REASONS } from '../../../lib/x86/vmx/exit_reasons.ts';
 import { INTR_INFO, INTR_TYPE } from '../../../lib/x86/vmx/intr_info.ts';
-import { codeName } from '../../../lib/x86/bits.ts';
 import type { Steps } from '../../host/steps.ts';
 import type { Cpu } from '../../machine/cpu/cpu.ts';
 import { cpuRun } from '../../machine/cpu/system/run.ts';
@@ -29,6 +28,8 @@ import { TP } from '../trace_events.ts';
 import { kvmRipRead } from '../x86/cache_regs.ts';
 import { vmxSetNmiMask } from './vmx_events.ts';
 import { vmxWriteDirtyRegs } from './vmx_regs.ts';
+import { exitReasonText } from './exit_reason_text.ts';
+import { nestedSyncVmcs12ToShadow } from './nested/shadow_vmcs.ts';
 import { toVmx, vmxCpu, type VcpuVmx } from './vcpu_vmx.ts';
 
 /** The vector of the host's reschedule interrupt: what makes a pCPU leave guest mode. */
@@ -84,7 +85,7 @@ function saveGuestRegs(cpu: Cpu, vcpu: Vcpu, vmx: VcpuVmx): void {
 /** Run the guest until it exits (true) or the slice ends; an interrupt that came for the pCPU makes the guest exit. */
 function runSlice(vcpu: Vcpu, cpu: Cpu): boolean {
   const { sched } = vcpu.kvm.host;
-  if (sched.irqPending()) cpu.apic.receive(APIC_DM.FIXED, RESCHEDULE_VECTOR, 0);
+  if (sched.irqPending() || toVmx(vcpu).immediateExit) cpu.apic.receive(APIC_DM.FIXED, RESCHEDULE_VECTOR, 0);
   const why = cpuRun(cpu, sched.sliceEnd());
   if (why === RUN.SHUTDOWN) throw new BugError(`${vcpu.name}: pCPU ${cpu.id} shut down in guest mode`);
   return why === RUN.VMEXIT;
@@ -107,6 +108,7 @@ export function vmxVcpuRun(vcpu: Vcpu): MaybeSteps<number> {
     const error = vmread32(cpu, VMCS_CTRL.VM_ENTRY_EXCEPTION_ERROR_CODE);
     trace.record(TP.KVM_ENTRY, vcpu.vcpuId, kvmRipRead(vcpu), info, error, 0);
   }
+  if (vmx.nested.needVmcs12ToShadowSync) nestedSyncVmcs12ToShadow(vcpu);
   vmxWriteDirtyRegs(vcpu);
   loadGuestRegs(cpu, vcpu, vmx);
   const result = vmx.loadedVmcs.launched ? vmresume(cpu) : vmlaunch(cpu);
@@ -119,10 +121,12 @@ function afterExit(vcpu: Vcpu, cpu: Cpu, result: number): number {
   const vmx = toVmx(vcpu);
   const { trace } = vcpu.kvm.module;
   vmx.fail = result === VMX_RESULT.FAIL_INVALID || result === VMX_RESULT.FAIL_VALID ? result : 0;
+  vmx.immediateExit = false;
   saveGuestRegs(cpu, vcpu, vmx);
   if (vmx.fail !== 0) {
     vmx.exit.reason = VMX_EXIT_REASONS.FAILED_VMENTRY;
     vmx.exit.idtVectoring = 0;
+    vmx.nested.nestedRunPending = false;
     return EXIT_FASTPATH.NONE;
   }
   vmx.exit.reason = vmread32(cpu, VMCS_INFO.VM_EXIT_REASON);
@@ -130,6 +134,11 @@ function afterExit(vcpu: Vcpu, cpu: Cpu, result: number): number {
   const failed = (vmx.exit.reason & VMX_EXIT_REASONS.FAILED_VMENTRY) !== 0;
   vmx.exit.idtVectoring = failed ? 0 : vmread32(cpu, VMCS_INFO.IDT_VECTORING_INFO_FIELD);
   if (trace.on[TP.KVM_EXIT] !== 0) traceExit(vcpu);
+  if (vmx.nested.nestedRunPending) {
+    // L2 is past its entry, or its entry failed: exits to L1 may come.
+    vmx.nested.nestedRunPending = false;
+    if (!failed) vcpu.stat.nested_run++;
+  }
   if (failed) return EXIT_FASTPATH.NONE;
   vmx.loadedVmcs.launched = true;
   recoverNmiBlocking(cpu, vmx.exit.idtVectoring);
@@ -185,7 +194,8 @@ function completeInterrupts(vcpu: Vcpu, cpu: Cpu, info: number): void {
     default:
       return;
   }
-  vmwrite32(cpu, VMCS_CTRL.VM_ENTRY_INSTRUCTION_LEN, vmread32(cpu, VMCS_INFO.VM_EXIT_INSTRUCTION_LEN));
+  arch.eventExitInstLen = vmread32(cpu, VMCS_INFO.VM_EXIT_INSTRUCTION_LEN);
+  vmwrite32(cpu, VMCS_CTRL.VM_ENTRY_INSTRUCTION_LEN, arch.eventExitInstLen);
 }
 
 /** vmx_get_exit_info(). */
@@ -200,12 +210,6 @@ export function vmxGetExitInfo(vcpu: Vcpu, out: KvmExitInfo): void {
   const valid = INTR_INFO.DELIVER_CODE_MASK | INTR_INFO.VALID_MASK;
   out.errorCode =
     (out.intrInfo & valid) === (valid | 0) ? vmread32(cpu, VMCS_INFO.VM_EXIT_INTR_ERROR_CODE) : 0;
-}
-
-/** The name of an exit reason as KVM's traces print it, with `FAILED_VMENTRY` appended. */
-export function exitReasonText(reason: number): string {
-  const name = codeName(EXIT_REASON, reason & 0xffff);
-  return (reason & VMX_EXIT_REASONS.FAILED_VMENTRY) !== 0 ? `${name} FAILED_VMENTRY` : name;
 }
 
 function traceExit(vcpu: Vcpu): void {

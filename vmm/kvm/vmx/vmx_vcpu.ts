@@ -3,7 +3,7 @@
  * Life of a VMX vCPU and of VMX itself: vmx_hardware_enable(), vmx_vcpu_create(), vmx_vcpu_reset(), vmx_vcpu_load() and
  * their reverses. Mirrors arch/x86/kvm/vmx/vmx.c, 6.12.
  */
-import { PAGE_SHIFT, PAGE_SIZE, hpa, pfn, type Hpa } from '../../../lib/x86/addr.ts';
+import { hpa } from '../../../lib/x86/addr.ts';
 import { ERRNO } from '../../../lib/uapi/errno.ts';
 import { kvmSegment, type KvmSegment } from '../../../lib/uapi/regs.ts';
 import { APIC_REG, APIC_SPIV } from '../../../lib/x86/apic.ts';
@@ -12,55 +12,24 @@ import { SECONDARY_EXEC } from '../../../lib/x86/vmx/controls.ts';
 import { VMCS_CTRL } from '../../../lib/x86/vmx/vmcs_ctrl.ts';
 import { VMCS_GUEST } from '../../../lib/x86/vmx/vmcs_guest.ts';
 import type { Host } from '../../host/host.ts';
-import { GFP } from '../../host/mm/page_alloc.ts';
 import type { Cpu } from '../../machine/cpu/cpu.ts';
 import { S, SEGN } from '../../machine/cpu/state.ts';
 import { enterLongMode } from '../../machine/cpu/system/reset.ts';
 import { BugError } from '../../machine/errors.ts';
-import { spend } from '../../machine/cost/ledger.ts';
-import { COST } from '../../machine/cost/points.ts';
 import { vmwrite32 } from '../../machine/vmx/vmcs_access.ts';
-import { vmclear, vmptrld, vmxoff, vmxon } from '../../machine/vmx/vmcs_insns.ts';
+import { vmxoff, vmxon } from '../../machine/vmx/vmcs_insns.ts';
 import { VMX_RESULT } from '../../machine/vmx/vmx_unit.ts';
 import type { Vcpu } from '../kvm_host.ts';
-import { KVM_REQ } from '../request_numbers.ts';
-import { kvmMakeRequest } from '../requests.ts';
 import { kvmRegisterWrite, kvmRipWrite } from '../x86/cache_regs.ts';
 import { toVmx, VcpuVmx } from './vcpu_vmx.ts';
-import { LoadedVmcs } from './loaded_vmcs.ts';
-import type { NestedVmxMsrs } from './nested/nested_msrs.ts';
 import { NestedVmx } from './nested/nested_vmx.ts';
-import { initMsrBitmap, initVmcs, type VmcsConfig } from './vmcs01.ts';
+import { nestedVmxFreeVcpu, nestedVmxInitMmu } from './nested/nested_ops.ts';
+import { allocLoadedVmcs, allocVmcs, freeKernelPage, freeLoadedVmcs, vmxVcpuLoad } from './vmcs_load.ts';
+import { CR0_GUEST_BITS, CR4_GUEST_BITS, initMsrBitmap, initVmcs } from './vmcs01.ts';
+import type { VmxModule } from './vmx_module.ts';
 import { vmxUpdateExceptionBitmap } from './vmx_events.ts';
 import { vmxSetCr0, vmxSetCr4, vmxSetDt, vmxSetEfer, vmxSetRflags, vmxSetSegment } from './vmx_regs.ts';
 import { vmxWriteTscOffset } from './vmx_tsc.ts';
-import type { VpidAllocator } from './vmx_tlb.ts';
-
-/** kvm_intel.ko as it is loaded on one host. */
-export interface VmxModule {
-  readonly config: VmcsConfig;
-  readonly vpids: VpidAllocator;
-  /** VMXON regions by pCPU. */
-  readonly vmxonRegions: Map<number, Hpa>;
-  /** Whose user-return MSRs each pCPU holds. */
-  readonly uretOwner: Vcpu[];
-  /** What L1 gets of VMX. */
-  readonly nestedMsrs: NestedVmxMsrs;
-  /** The page that HOST_CR3 names. */
-  readonly hostCr3: Hpa;
-}
-
-/** alloc_vmcs_cpu(): a zeroed page with the revision identifier; below zero: -ENOMEM. */
-export function allocVmcs(host: Host, cpu: Cpu, owner: string): number {
-  const frame = host.pages.allocPage(host.pages.owner(owner), GFP.ZERO);
-  if (frame < 0) return frame;
-  host.machine.mem.i32[(frame * PAGE_SIZE) >>> 2] = cpu.vmx.caps.revision;
-  return frame * PAGE_SIZE;
-}
-
-export function freeKernelPage(host: Host, page: Hpa, by: string): void {
-  host.pages.putPage(pfn(page >>> PAGE_SHIFT), host.pages.owner(by));
-}
 
 /** vmx_hardware_enable(): the pCPU is in 64-bit mode as the host kernel left it, and enters VMX operation. */
 export function vmxHardwareEnable(host: Host, vmx: VmxModule, cpu: Cpu): number {
@@ -87,25 +56,22 @@ export function vmxHardwareDisable(host: Host, vmx: VmxModule, cpu: Cpu): void {
 export function vmxVcpuCreate(vcpu: Vcpu, module: VmxModule): number {
   const { host } = vcpu.kvm;
   const cpu = host.sched.cpu;
-  const vmcs = allocVmcs(host, cpu, `vmcs01 of ${vcpu.name}`);
-  if (vmcs < 0) return vmcs;
-  const bitmap = host.pages.allocPage(host.pages.owner(`MSR bitmap of ${vcpu.name}`), GFP.ZERO);
-  if (bitmap < 0) {
-    freeKernelPage(host, hpa(vmcs), 'vmx_vcpu_create');
-    return bitmap;
-  }
-  const bitmapHpa = hpa(bitmap * PAGE_SIZE);
-  initMsrBitmap(host.machine.mem.u8, bitmapHpa);
+  const loaded = allocLoadedVmcs(vcpu, 'vmcs01');
+  if (loaded === null) return -ERRNO.ENOMEM;
+  initMsrBitmap(host.machine.mem.u8, loaded.msrBitmap);
   const vpid = (module.config.secondary & SECONDARY_EXEC.ENABLE_VPID) !== 0 ? module.vpids.allocate() : 0;
-  const loaded = new LoadedVmcs(hpa(vmcs), bitmapHpa);
-  vcpu.arch.vendor = new VcpuVmx(loaded, vpid, new NestedVmx(module.nestedMsrs));
+  vcpu.arch.vendor = new VcpuVmx(loaded, vpid, new NestedVmx(module.nestedMsrs), module);
   vmxVcpuLoad(vcpu, cpu);
   // Out of VPIDs: the vCPU goes without, and each of its entries flushes.
   const config =
     vpid === 0
       ? { ...module.config, secondary: module.config.secondary & ~SECONDARY_EXEC.ENABLE_VPID }
       : module.config;
-  initVmcs(cpu, config, { msrBitmap: bitmapHpa, vpid, hostCr3: module.hostCr3 });
+  const { hostCr3, shadowBitmaps } = module;
+  initVmcs(cpu, config, { msrBitmap: loaded.msrBitmap, vpid, hostCr3, shadowBitmaps });
+  nestedVmxInitMmu(vcpu);
+  vcpu.arch.cr0GuestOwnedBits = CR0_GUEST_BITS;
+  vcpu.arch.cr4GuestOwnedBits = CR4_GUEST_BITS;
   Object.assign(loaded.controls, {
     pin: config.pin,
     exec: config.cpuBased,
@@ -118,56 +84,11 @@ export function vmxVcpuCreate(vcpu: Vcpu, module: VmxModule): number {
 
 /** vmx_vcpu_free(). */
 export function vmxVcpuFree(vcpu: Vcpu, module: VmxModule): void {
-  const { host } = vcpu.kvm;
   const vmx = toVmx(vcpu);
-  loadedVmcsClear(vcpu, vmx);
+  nestedVmxFreeVcpu(vcpu);
   module.vpids.free(vmx.vpid);
-  freeKernelPage(host, vmx.vmcs01.vmcs, `vmx_vcpu_free of ${vcpu.name}`);
-  freeKernelPage(host, vmx.vmcs01.msrBitmap, `vmx_vcpu_free of ${vcpu.name}`);
+  freeLoadedVmcs(vcpu, vmx.vmcs01);
   vcpu.arch.vendor = null;
-}
-
-/**
- * loaded_vmcs_clear(): the VMCS leaves the pCPU on which it is active.
- * DEVIATION: the clearing on another pCPU is done at once, at the price of the interrupt that KVM sends for it.
- */
-function loadedVmcsClear(vcpu: Vcpu, vmx: VcpuVmx): void {
-  const { host } = vcpu.kvm;
-  const { cpu: active, vmcs } = vmx.loadedVmcs;
-  if (active < 0) return;
-  const cpu = host.machine.cpus[active]!;
-  if (active !== host.sched.cpu.id) {
-    spend(host.sched.cpu, COST.IPI_SEND);
-    spend(cpu, COST.IPI_RECEIVE);
-  }
-  if (cpu.vmx.nonRoot) vmclearBehindGuest(cpu, vmcs);
-  else if (vmclear(cpu, vmcs) !== VMX_RESULT.SUCCEED)
-    throw new BugError(`VMCLEAR of ${vcpu.name}'s VMCS failed`);
-  vmx.loadedVmcs.cpu = -1;
-  vmx.loadedVmcs.launched = false;
-}
-
-/** The interrupt finds a guest running: the pCPU is in VMX root operation while it clears, then goes on. */
-function vmclearBehindGuest(cpu: Cpu, vmcs: Hpa): void {
-  cpu.vmx.nonRoot = false;
-  const result = vmclear(cpu, vmcs);
-  cpu.vmx.nonRoot = true;
-  if (result !== VMX_RESULT.SUCCEED) throw new BugError(`VMCLEAR on pCPU ${cpu.id} failed`);
-}
-
-/** vmx_vcpu_load_vmcs(): make the vCPU's VMCS current on `cpu`; after a change of pCPU the TLB there may be stale. */
-export function vmxVcpuLoad(vcpu: Vcpu, cpu: Cpu): void {
-  const vmx = toVmx(vcpu);
-  const loaded = vmx.loadedVmcs;
-  const moved = loaded.cpu !== cpu.id;
-  if (moved) loadedVmcsClear(vcpu, vmx);
-  if (cpu.vmx.currentVmcs !== loaded.vmcs) {
-    if (vmptrld(cpu, loaded.vmcs) !== VMX_RESULT.SUCCEED)
-      throw new BugError(`VMPTRLD of ${vcpu.name}'s VMCS failed`);
-  }
-  if (!moved) return;
-  loaded.cpu = cpu.id;
-  kvmMakeRequest(KVM_REQ.TLB_FLUSH, vcpu);
 }
 
 const dataSegment = (selector: number, base: bigint, type: number): KvmSegment => ({

@@ -51,6 +51,15 @@ export function kvmRipRead(vcpu: Vcpu): bigint {
   return pair(vcpu.arch.regs[VCPU_REGS_RIP]!, vcpu.arch.regs[VCPU_REGS_RIP + 1]!);
 }
 
+/** Makes sure that `regs` holds RIP. */
+export const kvmRipCache = (vcpu: Vcpu): void => cached(vcpu, VCPU_EXREG.RIP);
+
+export function kvmRipWritePair(vcpu: Vcpu, lo: number, hi: number): void {
+  vcpu.arch.regs[VCPU_REGS_RIP] = lo;
+  vcpu.arch.regs[VCPU_REGS_RIP + 1] = hi;
+  markDirty(vcpu, VCPU_EXREG.RIP);
+}
+
 export function kvmRipWrite(vcpu: Vcpu, rip: bigint): void {
   vcpu.arch.regs[VCPU_REGS_RIP] = Number(BigInt.asIntN(32, rip));
   vcpu.arch.regs[VCPU_REGS_RIP + 1] = Number(BigInt.asIntN(32, rip >> 32n));

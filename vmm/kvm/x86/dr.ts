@@ -31,9 +31,13 @@ export function kvmSetDr(vcpu: Vcpu, dr: number, value: bigint): number {
   if (dr === 4 || dr === 6) {
     const rtm = guestHas(vcpu, X86_FEATURE.RTM) ? 0 : DR6_RTM;
     arch.dr6 = (low & DR6_VOLATILE) | (DR6.FIXED_1 & ~DR6_VOLATILE) | rtm;
-  } else {
-    arch.dr7 = (low & DR7_VOLATILE) | DR7.FIXED_1;
-    vcpu.kvm.module.ops.setDr7(vcpu, arch.dr7 >>> 0);
-  }
+  } else kvmSetDr7(vcpu, low);
   return 0;
+}
+
+/** kvm_set_dr() of DR7, whose bits 63:32 are zero. */
+export function kvmSetDr7(vcpu: Vcpu, value: number): void {
+  const { arch } = vcpu;
+  arch.dr7 = (value & DR7_VOLATILE) | DR7.FIXED_1;
+  vcpu.kvm.module.ops.setDr7(vcpu, arch.dr7 >>> 0);
 }

@@ -121,6 +121,7 @@ function finish(vcpu: Vcpu, insn: DecodedInsn): number {
   const { ops } = vcpu.kvm.module;
   const rflags = ops.getRflags(vcpu);
   kvmRipAdvance(vcpu, insn.length);
+  vcpu.kvm.module.ops.updateEmulatedInstruction(vcpu);
   ops.setInterruptShadow(vcpu, 0);
   ops.setRflags(vcpu, rflags & ~RFLAGS.RF);
   kvmSingleStep(vcpu, rflags);

@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /**
  * Events that wait for injection and in which order they go in: kvm_queue_exception() and
- * kvm_check_and_inject_events() of arch/x86/kvm/x86.c, 6.12. Leaves out SMIs, nested guests and async page faults; where
- * KVM forces an immediate exit to inject a second event, a window waits for it.
+ * kvm_check_and_inject_events() of arch/x86/kvm/x86.c, 6.12. Leaves out SMIs and async page faults; where KVM
+ * forces an immediate exit of L1 to inject a second event, a window waits for it.
  */
 import { VECTOR, hasErrorCode } from '../../../lib/x86/exceptions.ts';
 import { DR6, DR7, RFLAGS } from '../../../lib/x86/registers.ts';
+import { ERRNO } from '../../../lib/uapi/errno.ts';
 import type { Vcpu } from '../kvm_host.ts';
+import type { KvmQueuedException } from '../kvm_host_x86.ts';
 import { KVM_REQ } from '../request_numbers.ts';
-import { kvmMakeRequest } from '../requests.ts';
+import { kvmMakeRequest, kvmTestRequest } from '../requests.ts';
 import { TP } from '../trace_events.ts';
+import { isGuestMode } from './cache_regs.ts';
 import { kvmCpuGetInterrupt, kvmCpuHasInjectableIntr } from './lapic.ts';
+import { kvmCheckNestedEvents } from './mp_state.ts';
 
 /** SDM, "Exception Classes": which pairs make a double fault. */
 const EXCPT = { BENIGN: 0, CONTRIBUTORY: 1, PF: 2 } as const;
@@ -30,8 +34,7 @@ function exceptionClass(vector: number): number {
   }
 }
 
-function setPending(vcpu: Vcpu, vector: number, errorCode: number | undefined): void {
-  const ex = vcpu.arch.exception;
+function fill(ex: KvmQueuedException, vector: number, errorCode: number | undefined): void {
   ex.pending = true;
   ex.injected = false;
   ex.vector = vector;
@@ -40,9 +43,27 @@ function setPending(vcpu: Vcpu, vector: number, errorCode: number | undefined): 
   ex.hasPayload = false;
 }
 
+const setPending = (vcpu: Vcpu, vector: number, errorCode: number | undefined): void =>
+  fill(vcpu.arch.exception, vector, errorCode);
+
+/** kvm_is_exception_pending(): for whichever level. */
+export const kvmIsExceptionPending = (vcpu: Vcpu): boolean =>
+  vcpu.arch.exception.pending ||
+  vcpu.arch.exceptionVmexit.pending ||
+  kvmTestRequest(KVM_REQ.TRIPLE_FAULT, vcpu);
+
+/** Whether L1 intercepts an exception of L2: then it is not merged with others, which L2's delivery would do. */
+const isVmexit = (vcpu: Vcpu, vector: number, errorCode: number | undefined): boolean =>
+  isGuestMode(vcpu) &&
+  vcpu.kvm.module.ops.nestedOps?.isExceptionVmexit(vcpu, vector, errorCode ?? 0) === true;
+
 /** kvm_multiple_exception(): an exception on top of another becomes a double or triple fault. */
 function multipleException(vcpu: Vcpu, vector: number, errorCode: number | undefined): void {
   kvmMakeRequest(KVM_REQ.EVENT, vcpu);
+  if (isVmexit(vcpu, vector, errorCode)) {
+    fill(vcpu.arch.exceptionVmexit, vector, errorCode);
+    return;
+  }
   const ex = vcpu.arch.exception;
   if (!ex.pending && !ex.injected) {
     setPending(vcpu, vector, errorCode);
@@ -63,14 +84,23 @@ function multipleException(vcpu: Vcpu, vector: number, errorCode: number | undef
   else setPending(vcpu, vector, errorCode);
 }
 
+function setPayload(ex: KvmQueuedException, lo: number, hi: number): void {
+  ex.hasPayload = true;
+  ex.payloadLo = lo;
+  ex.payloadHi = hi;
+}
+
 /** kvm_queue_exception_p() of DB: the bits that DR6 gets when the exception is delivered. */
 export function kvmQueueDebugException(vcpu: Vcpu, dr6: number): void {
   multipleException(vcpu, VECTOR.DB, undefined);
+  const exit = vcpu.arch.exceptionVmexit;
+  if (exit.pending && exit.vector === VECTOR.DB) {
+    setPayload(exit, dr6, 0);
+    return;
+  }
   const ex = vcpu.arch.exception;
   if (ex.vector !== VECTOR.DB) return;
-  ex.hasPayload = true;
-  ex.payloadLo = dr6;
-  ex.payloadHi = 0;
+  setPayload(ex, dr6, 0);
   // Userspace that does not know of payloads must see DR6 as it will be.
   deliverDr6(vcpu);
 }
@@ -164,41 +194,72 @@ function injectPendingException(vcpu: Vcpu): void {
 export const kvmEventNeedsReinjection = (vcpu: Vcpu): boolean =>
   vcpu.arch.exception.injected || vcpu.arch.interrupt.injected || vcpu.arch.nmiInjected;
 
-/** kvm_check_and_inject_events(); opens windows for what cannot go in now. */
-export function kvmCheckAndInjectEvents(vcpu: Vcpu): void {
-  const { arch } = vcpu;
+/**
+ * kvm_check_and_inject_events(): 0, or a negated errno that ends KVM_RUN. What cannot go in now waits for a window, or in
+ * L2, where an exit to L1 may have to come first, for the guest's immediate exit.
+ */
+export function kvmCheckAndInjectEvents(vcpu: Vcpu): number {
   const { ops } = vcpu.kvm.module;
+  const checked = isGuestMode(vcpu) ? kvmCheckNestedEvents(vcpu) : 0;
   reinject(vcpu);
+  const r = checked < 0 ? checked : injectNew(vcpu);
+  if (r === -ERRNO.EBUSY) {
+    ops.requestImmediateExit(vcpu);
+    return 0;
+  }
+  if (r === 0 && isGuestMode(vcpu) && ops.nestedOps?.hasEvents(vcpu, 'injection') === true)
+    ops.requestImmediateExit(vcpu);
+  return r;
+}
+
+/** New events, in the order of their priority; -EBUSY: one of L2's must wait. */
+function injectNew(vcpu: Vcpu): number {
+  const { arch } = vcpu;
   let canInject = !kvmEventNeedsReinjection(vcpu);
   // An exception goes before an NMI or interrupt that is to be injected again: it arose while that was delivered.
   if (arch.exception.pending) {
     injectPendingException(vcpu);
     canInject = false;
   }
-  if (arch.nmiPending !== 0) canInject = injectNmi(vcpu, canInject);
-  if (!kvmCpuHasInjectableIntr(vcpu)) return;
-  if (canInject && ops.interruptAllowed(vcpu, 'injection') > 0) {
+  if (arch.nmiPending !== 0) {
+    const r = injectNmi(vcpu, canInject);
+    if (r < 0) return r;
+    canInject = r === 1;
+  }
+  return kvmCpuHasInjectableIntr(vcpu) ? injectInterrupt(vcpu, canInject) : 0;
+}
+
+/** In L2 an event that finds another in its way asks for an immediate exit, in L1 for a window. */
+const inTheWay = (vcpu: Vcpu): number => (isGuestMode(vcpu) ? -ERRNO.EBUSY : 0);
+
+/** Whether an event can still be injected (1, 0), or -EBUSY. */
+function injectNmi(vcpu: Vcpu, canInject: boolean): number {
+  const { arch } = vcpu;
+  const { ops } = vcpu.kvm.module;
+  const allowed = canInject ? ops.nmiAllowed(vcpu, 'injection') : inTheWay(vcpu);
+  if (allowed < 0) return allowed;
+  if (allowed > 0) {
+    arch.nmiPending--;
+    arch.nmiInjected = true;
+    ops.injectNmi(vcpu);
+  }
+  if (arch.nmiPending !== 0) ops.enableNmiWindow(vcpu);
+  return canInject && allowed === 0 ? 1 : 0;
+}
+
+function injectInterrupt(vcpu: Vcpu, canInject: boolean): number {
+  const { arch } = vcpu;
+  const { ops } = vcpu.kvm.module;
+  const allowed = canInject ? ops.interruptAllowed(vcpu, 'injection') : inTheWay(vcpu);
+  if (allowed < 0) return allowed;
+  if (allowed > 0) {
     arch.interrupt.nr = kvmCpuGetInterrupt(vcpu);
     arch.interrupt.soft = false;
     arch.interrupt.injected = true;
     ops.injectIrq(vcpu, 'first');
   }
   if (kvmCpuHasInjectableIntr(vcpu)) ops.enableIrqWindow(vcpu);
-}
-
-/** Returns whether an event can still be injected. */
-function injectNmi(vcpu: Vcpu, canInject: boolean): boolean {
-  const { arch } = vcpu;
-  const { ops } = vcpu.kvm.module;
-  let room = canInject;
-  if (room && ops.nmiAllowed(vcpu, 'injection') > 0) {
-    arch.nmiPending--;
-    arch.nmiInjected = true;
-    ops.injectNmi(vcpu);
-    room = false;
-  }
-  if (arch.nmiPending !== 0) ops.enableNmiWindow(vcpu);
-  return room;
+  return 0;
 }
 
 /** process_nmi(): queued NMIs become pending; one may wait while another is blocked. */

@@ -3,6 +3,8 @@
  * INIT, SIPI and NMI messages as a vCPU's local APIC receives them, and KVM_SET_MP_STATE. Mirrors __apic_accept_irq(),
  * kvm_apic_accept_events() and kvm_vcpu_reset(), 6.12: a message only leaves a mark, the vCPU's own thread acts on it.
  */
+import { ERRNO } from '../../../lib/uapi/errno.ts';
+import { KVM_EXIT } from '../../../lib/uapi/run.ts';
 import { KVM_MP_STATE } from '../../../lib/uapi/vcpu_state.ts';
 import { kvmSegment } from '../../../lib/uapi/regs.ts';
 import { MISC_ENABLE } from '../../../lib/x86/msr.ts';
@@ -10,18 +12,19 @@ import type { ApicHost } from '../../machine/apic/local_apic.ts';
 import { SEGN } from '../../machine/cpu/state.ts';
 import type { Vcpu } from '../kvm_host.ts';
 import { KVM_REQ } from '../request_numbers.ts';
-import { kvmMakeRequest, kvmVcpuKick } from '../requests.ts';
-import { kvmRipWrite } from './cache_regs.ts';
+import { kvmMakeRequest, kvmTestRequest, kvmVcpuKick } from '../requests.ts';
+import { isGuestMode, kvmRipWrite } from './cache_regs.ts';
 
 /** Bits of `pendingEvents`. */
-const KVM_APIC = { INIT: 0x1, SIPI: 0x2 } as const;
+export const KVM_APIC = { INIT: 0x1, SIPI: 0x2 } as const;
 
 /** INIT and SIPI that wait for the vCPU's thread: kvm_lapic.pending_events. */
 export class LapicEvents {
   pendingEvents = 0;
 }
 
-const eventsOf = (vcpu: Vcpu): LapicEvents | null =>
+/** INIT and SIPI of the vCPU; null without an in-kernel APIC. */
+export const pendingApicEvents = (vcpu: Vcpu): LapicEvents | null =>
   vcpu.arch.apic instanceof LapicEvents ? vcpu.arch.apic : null;
 
 /** kvm_inject_nmi(). */
@@ -57,14 +60,27 @@ export function kvmApicHostEvents(
 
 /** kvm_apic_has_pending_init_or_sipi(). */
 export const kvmApicHasPendingInitOrSipi = (vcpu: Vcpu): boolean =>
-  (eventsOf(vcpu)?.pendingEvents ?? 0) !== 0;
+  (pendingApicEvents(vcpu)?.pendingEvents ?? 0) !== 0;
 
-/** kvm_apic_accept_events(); false if the vCPU waits for a SIPI now. Runs in the vCPU's thread. */
-export function kvmApicAcceptEvents(vcpu: Vcpu): boolean {
+/**
+ * kvm_apic_accept_events(): 0, or a negated errno that ends KVM_RUN. Runs in the vCPU's thread. In VMX root operation INIT
+ * stays pending and SIPIs are lost.
+ */
+export function kvmApicAcceptEvents(vcpu: Vcpu): number {
   const { arch } = vcpu;
-  const events = eventsOf(vcpu);
-  const pending = events?.pendingEvents ?? 0;
-  if (events !== null) events.pendingEvents = 0;
+  const { ops } = vcpu.kvm.module;
+  const events = pendingApicEvents(vcpu);
+  if (events === null || events.pendingEvents === 0) return 0;
+  if (isGuestMode(vcpu)) {
+    const r = kvmCheckNestedEvents(vcpu);
+    if (r < 0) return r === -ERRNO.EBUSY ? 0 : r;
+  }
+  if (ops.apicInitSignalBlocked(vcpu)) {
+    events.pendingEvents &= ~KVM_APIC.SIPI;
+    return 0;
+  }
+  const pending = events.pendingEvents;
+  events.pendingEvents = 0;
   if ((pending & KVM_APIC.INIT) !== 0) {
     kvmVcpuReset(vcpu, 'init');
     const bsp = vcpu.vcpuId === vcpu.kvm.arch.bspVcpuId;
@@ -74,7 +90,29 @@ export function kvmApicAcceptEvents(vcpu: Vcpu): boolean {
     deliverSipiVector(vcpu, arch.sipiVector);
     arch.mpState = KVM_MP_STATE.RUNNABLE;
   }
-  return arch.mpState !== KVM_MP_STATE.INIT_RECEIVED;
+  return 0;
+}
+
+/** kvm_check_nested_events(): a triple fault of L2 is an exit to L1, and comes first. */
+export function kvmCheckNestedEvents(vcpu: Vcpu): number {
+  const { nestedOps } = vcpu.kvm.module.ops;
+  if (nestedOps === null) return 0;
+  if (kvmTestRequest(KVM_REQ.TRIPLE_FAULT, vcpu)) {
+    nestedOps.tripleFault(vcpu);
+    return 1;
+  }
+  return nestedOps.checkEvents(vcpu);
+}
+
+/** kvm_emulate_halt_noskip(): without an in-kernel APIC, a halt is userspace's. */
+export function kvmEmulateHaltNoskip(vcpu: Vcpu): number {
+  vcpu.stat.halt_exits++;
+  if (vcpu.arch.apic !== null) {
+    vcpu.arch.mpState = KVM_MP_STATE.HALTED;
+    return 1;
+  }
+  vcpu.run.exit_reason = KVM_EXIT.HLT;
+  return 0;
 }
 
 /** kvm_vcpu_deliver_sipi_vector(): real mode, at the page that the vector names. */
@@ -89,12 +127,14 @@ function deliverSipiVector(vcpu: Vcpu, vector: number): void {
 /** kvm_vcpu_reset(): events are forgotten; the registers are the vendor's part. */
 export function kvmVcpuReset(vcpu: Vcpu, event: 'reset' | 'init'): void {
   const { arch, kvm } = vcpu;
+  if (isGuestMode(vcpu)) kvm.module.ops.nestedOps?.leaveNested(vcpu);
   arch.nmiQueued = 0;
   arch.nmiPending = 0;
   arch.nmiInjected = false;
   arch.interrupt.injected = false;
   arch.exception.injected = false;
   arch.exception.pending = false;
+  arch.exceptionVmexit.pending = false;
   arch.db.fill(0);
   arch.dr6 = 0xffff_0ff0 | 0;
   arch.dr7 = 0x400;
@@ -112,7 +152,7 @@ export function kvmVcpuReset(vcpu: Vcpu, event: 'reset' | 'init'): void {
 
 /** KVM_SET_MP_STATE; 1: refused. Without an in-kernel APIC a vCPU is always runnable. */
 export function kvmSetMpState(vcpu: Vcpu, state: number): number {
-  const events = eventsOf(vcpu);
+  const events = pendingApicEvents(vcpu);
   if (!(Object.values(KVM_MP_STATE) as number[]).includes(state)) return 1;
   if (events === null && state !== KVM_MP_STATE.RUNNABLE) return 1;
   if (events !== null && state === KVM_MP_STATE.SIPI_RECEIVED) {

@@ -70,6 +70,7 @@ export function kvmSetRegs(vcpu: Vcpu, regs: KvmRegs): void {
   kvmRipWrite(vcpu, BigInt.asUintN(64, regs.rip));
   vcpu.kvm.module.ops.setRflags(vcpu, Number(regs.rflags & 0xffff_ffffn) | RFLAGS.FIXED);
   vcpu.arch.exception.pending = false;
+  vcpu.arch.exceptionVmexit.pending = false;
   kvmMakeRequest(KVM_REQ.EVENT, vcpu);
 }
 

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /**
  * KVM_RUN: kvm_arch_vcpu_ioctl_run(), vcpu_run() and vcpu_enter_guest() of arch/x86/kvm/x86.c, 6.12. The loop is one
- * generator; it yields where the kernel could be preempted. Leaves out SMM, APICv, steal time and nested guests.
+ * generator; it yields where the kernel could be preempted. Leaves out SMM, APICv and steal time.
  */
 import { ERRNO } from '../../../lib/uapi/errno.ts';
 import { KVM_EXIT, KVM_RUN_X86, KVM_SYNC_X86 } from '../../../lib/uapi/run.ts';
@@ -17,9 +17,16 @@ import { kvmInitMmu } from '../mmu/init.ts';
 import { kvmMmuFreeObsoleteRoots, kvmMmuLoadPgd, kvmMmuReload } from '../mmu/mmu.ts';
 import { KVM_REQ, VCPU_MODE } from '../request_numbers.ts';
 import { kvmCheckRequest, kvmMakeRequest, kvmRequestPending, kvmTestRequest } from '../requests.ts';
-import { kvmCheckAndInjectEvents, kvmEventNeedsReinjection, processNmi } from './events.ts';
+import {
+  kvmCheckAndInjectEvents,
+  kvmEventNeedsReinjection,
+  kvmIsExceptionPending,
+  processNmi,
+} from './events.ts';
+import { kvmServiceLocalTlbFlushRequests } from './tlb_requests.ts';
 import { kvmCpuHasInjectableIntr, kvmLapicGetCr8, lapicInKernel } from './lapic.ts';
-import { kvmApicAcceptEvents, kvmApicHasPendingInitOrSipi } from './mp_state.ts';
+import { isGuestMode } from './cache_regs.ts';
+import { kvmApicAcceptEvents, kvmApicHasPendingInitOrSipi, kvmCheckNestedEvents } from './mp_state.ts';
 import { kvmGetRegs, kvmGetSregs, kvmSetRegs, kvmSetSregs } from './regs.ts';
 import { kvmGetVcpuEvents, kvmSetVcpuEvents } from './vcpu_events.ts';
 
@@ -42,10 +49,11 @@ const isRunning = (vcpu: Vcpu): boolean => vcpu.arch.mpState === KVM_MP_STATE.RU
 export function kvmVcpuHasEvents(vcpu: Vcpu): boolean {
   const { arch } = vcpu;
   const { ops } = vcpu.kvm.module;
-  if (arch.exception.pending || kvmTestRequest(KVM_REQ.NMI, vcpu)) return true;
+  if (kvmIsExceptionPending(vcpu) || kvmTestRequest(KVM_REQ.NMI, vcpu)) return true;
   if (arch.nmiPending !== 0 && ops.nmiAllowed(vcpu, 'query') > 0) return true;
   if (kvmApicHasPendingInitOrSipi(vcpu)) return true;
-  return kvmCpuHasInjectableIntr(vcpu) && ops.interruptAllowed(vcpu, 'query') > 0;
+  if (kvmCpuHasInjectableIntr(vcpu) && ops.interruptAllowed(vcpu, 'query') > 0) return true;
+  return isGuestMode(vcpu) && ops.nestedOps?.hasEvents(vcpu, 'query') === true;
 }
 
 export function kvmArchVcpuRunnable(vcpu: Vcpu): boolean {
@@ -59,10 +67,27 @@ const exitRequest = (vcpu: Vcpu): boolean =>
   vcpu.kvm.host.sched.needResched() ||
   vcpu.task?.signalPending === true;
 
-/** Requests in the order of vcpu_enter_guest(); 1: go on, otherwise the loop's result. */
+/** KVM_REQ_GET_NESTED_STATE_PAGES comes before all other requests; the result is vcpu_enter_guest()'s. */
+function* enterWithNestedPages(vcpu: Vcpu): Steps<number> {
+  const { nestedOps } = vcpu.kvm.module.ops;
+  const pages = nestedOps?.getNestedStatePages(vcpu) ?? true;
+  if (!(typeof pages === 'boolean' ? pages : yield* pages)) return 0;
+  const r = vcpuEnterGuest(vcpu);
+  return typeof r === 'number' ? r : yield* r;
+}
+
+/** KVM_REQ_TRIPLE_FAULT: L2's is L1's exit. */
+function tripleFault(vcpu: Vcpu): number {
+  if (isGuestMode(vcpu)) vcpu.kvm.module.ops.nestedOps?.tripleFault(vcpu);
+  if (!kvmCheckRequest(KVM_REQ.TRIPLE_FAULT, vcpu)) return 1;
+  vcpu.run.exit_reason = KVM_EXIT.SHUTDOWN;
+  vcpu.mmioNeeded = 0;
+  return 0;
+}
+
+/** Requests in the order of vcpu_enter_guest() but the first two; 1: go on, otherwise the loop's result. */
 function processRequests(vcpu: Vcpu): number {
   const { ops } = vcpu.kvm.module;
-  if (kvmCheckRequest(KVM_REQ.VM_DEAD, vcpu)) return -ERRNO.EIO;
   if (kvmCheckRequest(KVM_REQ.MMU_FREE_OBSOLETE_ROOTS, vcpu)) kvmMmuFreeObsoleteRoots(vcpu);
   if (kvmCheckRequest(KVM_REQ.LOAD_MMU_PGD, vcpu)) kvmMmuLoadPgd(vcpu);
   if (kvmCheckRequest(KVM_REQ.TLB_FLUSH, vcpu)) {
@@ -70,18 +95,10 @@ function processRequests(vcpu: Vcpu): number {
     ops.flushTlbAll(vcpu);
     kvmCheckRequest(KVM_REQ.TLB_FLUSH_CURRENT, vcpu);
   }
-  if (kvmCheckRequest(KVM_REQ.TLB_FLUSH_CURRENT, vcpu)) {
-    vcpu.stat.tlb_flush++;
-    ops.flushTlbCurrent(vcpu);
-  }
-  if (kvmCheckRequest(KVM_REQ.TLB_FLUSH_GUEST, vcpu)) {
-    vcpu.stat.tlb_flush++;
-    ops.flushTlbGuest(vcpu);
-  }
-  if (kvmCheckRequest(KVM_REQ.TRIPLE_FAULT, vcpu)) {
-    vcpu.run.exit_reason = KVM_EXIT.SHUTDOWN;
-    vcpu.mmioNeeded = 0;
-    return 0;
+  kvmServiceLocalTlbFlushRequests(vcpu);
+  if (kvmTestRequest(KVM_REQ.TRIPLE_FAULT, vcpu)) {
+    const r = tripleFault(vcpu);
+    if (r <= 0) return r;
   }
   if (kvmCheckRequest(KVM_REQ.NMI, vcpu)) processNmi(vcpu);
   return 1;
@@ -91,14 +108,17 @@ function processRequests(vcpu: Vcpu): number {
 function vcpuEnterGuest(vcpu: Vcpu): MaybeSteps<number> {
   const { ops } = vcpu.kvm.module;
   if (kvmRequestPending(vcpu)) {
+    if (kvmCheckRequest(KVM_REQ.VM_DEAD, vcpu)) return -ERRNO.EIO;
+    if (kvmCheckRequest(KVM_REQ.GET_NESTED_STATE_PAGES, vcpu)) return enterWithNestedPages(vcpu);
     const r = processRequests(vcpu);
     if (r <= 0) return r;
   }
   const windowWanted = requestsWindow(vcpu);
   if (kvmCheckRequest(KVM_REQ.EVENT, vcpu) || windowWanted) {
     vcpu.stat.req_event++;
-    if (!kvmApicAcceptEvents(vcpu)) return 1;
-    kvmCheckAndInjectEvents(vcpu);
+    if (kvmApicAcceptEvents(vcpu) < 0) return 0;
+    if (vcpu.arch.mpState === KVM_MP_STATE.INIT_RECEIVED) return 1;
+    if (kvmCheckAndInjectEvents(vcpu) < 0) return 0;
     if (windowWanted) ops.enableIrqWindow(vcpu);
   }
   const loaded = kvmMmuReload(vcpu);
@@ -166,7 +186,12 @@ function* vcpuBlock(vcpu: Vcpu): Steps<number> {
     srcuLock(vcpu);
     if (!kvmArchVcpuRunnable(vcpu)) return 1;
   }
-  kvmApicAcceptEvents(vcpu);
+  // Before the halt ends: an exit to L1 records it in vmcs12.
+  if (isGuestMode(vcpu)) {
+    const r = kvmCheckNestedEvents(vcpu);
+    if (r < 0 && r !== -ERRNO.EBUSY) return 0;
+  }
+  if (kvmApicAcceptEvents(vcpu) < 0) return 0;
   if (vcpu.arch.mpState === KVM_MP_STATE.HALTED) vcpu.arch.mpState = KVM_MP_STATE.RUNNABLE;
   return 1;
 }
@@ -240,7 +265,7 @@ function storeRegs(vcpu: Vcpu): void {
 /** kvm_vcpu_ready_for_interrupt_injection(): at an instruction boundary, with no event half injected. */
 const readyForInjection = (vcpu: Vcpu): boolean =>
   !kvmEventNeedsReinjection(vcpu) &&
-  !vcpu.arch.exception.pending &&
+  !kvmIsExceptionPending(vcpu) &&
   vcpu.kvm.module.ops.interruptAllowed(vcpu, 'query') > 0;
 
 /** What must be settled before the loop: pending signal, refused sync_regs, the rest of the last instruction. 1: go on. */
@@ -260,11 +285,25 @@ function* beforeRun(vcpu: Vcpu): Steps<number> {
     if (r !== 0) return r;
   }
   if (!lapicInKernel(vcpu) && kvmSetCr8FromRun(vcpu) !== 0) return -ERRNO.EINVAL;
+  exceptionFromUserspace(vcpu);
   const complete = arch.completeUserspaceIo;
   if (complete === null) return 1;
   arch.completeUserspaceIo = null;
   const r = complete(vcpu);
   return typeof r === 'number' ? r : yield* r;
+}
+
+/** An exception that userspace made pending while L2 is active may be L1's. */
+function exceptionFromUserspace(vcpu: Vcpu): void {
+  const { arch } = vcpu;
+  const ex = arch.exception;
+  const given = arch.exceptionFromUserspace;
+  arch.exceptionFromUserspace = false;
+  if (!given || !isGuestMode(vcpu)) return;
+  if (vcpu.kvm.module.ops.nestedOps?.isExceptionVmexit(vcpu, ex.vector, ex.errorCode) !== true) return;
+  Object.assign(arch.exceptionVmexit, ex, { pending: true, injected: false });
+  ex.pending = false;
+  ex.injected = false;
 }
 
 function kvmSetCr8FromRun(vcpu: Vcpu): number {

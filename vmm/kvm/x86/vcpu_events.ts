@@ -19,7 +19,8 @@ export function kvmGetVcpuEvents(vcpu: Vcpu): KvmVcpuEvents {
   const { ops } = kvm.module;
   if (kvmCheckRequest(KVM_REQ.NMI, vcpu)) processNmi(vcpu);
   const ev = kvmVcpuEvents();
-  const ex = arch.exception;
+  const own = arch.exception;
+  const ex = arch.exceptionVmexit.pending && !own.pending && !own.injected ? arch.exceptionVmexit : own;
   // A software exception happens again when its instruction does; its length has no place in the ABI.
   if (ex.vector !== VECTOR.BP && ex.vector !== VECTOR.OF) {
     // Without the payload capability, userspace sees a pending exception as injected, too.
@@ -64,6 +65,7 @@ export function kvmSetVcpuEvents(vcpu: Vcpu, ev: KvmVcpuEvents): number {
   if ((injected || pending) && (ev.exception.nr > 31 || ev.exception.nr === VECTOR.NMI)) return 1;
   processNmi(vcpu);
   arch.exceptionFromUserspace = pending;
+  arch.exceptionVmexit.pending = false;
   arch.exception.injected = injected;
   arch.exception.pending = pending;
   arch.exception.vector = ev.exception.nr;

@@ -47,6 +47,11 @@ export class ApicVectors {
     this.#inService += this.#change(APIC_REG.ISR, vector, 1);
   }
 
+  /** A request that is not to be served: clear it in IRR. */
+  cancel(vector: number): void {
+    this.#pending -= this.#change(APIC_REG.IRR, vector, 0);
+  }
+
   /** Clear the highest vector of ISR and return it, or -1. */
   endOfInterrupt(): number {
     if (this.#inService === 0) return -1;

@@ -33,6 +33,8 @@ export const COST = {
   USER_ACCESS: 71,     // one access of userspace to its own memory
   HYPERCALL: 72,
   VMFUNC: 73,          // EPTP switching
+  L0_NESTED_ENTRY: 74, // L0's software part of VMLAUNCH and VMRESUME, without the accesses to VMCSs
+  L0_NESTED_EXIT: 75,  // the same of an exit from L2 to L1
 } as const;
 
 export type CostPoint = (typeof COST)[keyof typeof COST];

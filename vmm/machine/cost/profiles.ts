@@ -89,6 +89,8 @@ const VIRT_PRICES: Readonly<Partial<Record<CostName, PriceRow>>> = {
   TDP_SPLIT:      [3000, 3000, '[I] 512 entries'],
   REMOTE_TLB_FLUSH: [300, 300, '[I] without the IPIs'],
   HYPERCALL:      [100, 100, '[I] dispatch only'],
+  L0_NESTED_ENTRY: [1500, 1500, '[I] 3000 a direction, less the VMREADs and VMWRITEs, which are counted apart'],
+  L0_NESTED_EXIT: [1500, 1500, '[I] as the entry'],
 };
 
 // prettier-ignore

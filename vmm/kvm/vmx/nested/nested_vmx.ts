@@ -59,8 +59,9 @@ export class NestedVmx {
 
   /** The preemption timer of L2, as a host timer; null until L1 turns VMX on. */
   preemptionTimer: HrTimer | null = null;
-  /** L1's TSC at which it fires; -1: to be set at the next entry. */
-  preemptionTimerDeadline = -1;
+  /** L1's TSC at which it fires, in the timer's units; set at the first entry after L1's VMLAUNCH or VMRESUME. */
+  preemptionTimerDeadline = 0n;
+  hasPreemptionTimerDeadline = false;
   preemptionTimerExpired = false;
 
   /** vmcs01's values before an entry that does not load L2's own. */

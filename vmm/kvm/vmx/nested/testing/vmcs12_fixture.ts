@@ -9,14 +9,17 @@ import { VM_ENTRY, VM_EXIT } from '../../../../../lib/x86/vmx/controls.ts';
 import { VMCS_CTRL as C } from '../../../../../lib/x86/vmx/vmcs_ctrl.ts';
 import { VMCS_GUEST as G } from '../../../../../lib/x86/vmx/vmcs_guest.ts';
 import { VMCS_HOST as H } from '../../../../../lib/x86/vmx/vmcs_host.ts';
-import { vmxCapsOf } from '../../../../machine/vmx/caps.ts';
+import { vmxCapsOf, type VmxCaps } from '../../../../machine/vmx/caps.ts';
 import type { Vcpu } from '../../../kvm_host.ts';
 import { parseParams } from '../../../params.ts';
 import { createVcpu, drive, setSlot, testVm } from '../../../testing/test_kvm.ts';
 import { kvmVcpuWriteGuest } from '../../../x86/guest_access.ts';
 import { LoadedVmcs } from '../../loaded_vmcs.ts';
 import { VcpuVmx } from '../../vcpu_vmx.ts';
-import { nestedVmxSetupCtlsMsrs } from '../nested_msrs.ts';
+import { setupVmcsConfig } from '../../vmcs01.ts';
+import type { VmxModule } from '../../vmx_module.ts';
+import { VpidAllocator } from '../../vpid_allocator.ts';
+import { nestedVmxSetupCtlsMsrs, type NestedVmxMsrs } from '../nested_msrs.ts';
 import { NestedVmx } from '../nested_vmx.ts';
 import type { Vmcs12 } from '../vmcs12.ts';
 
@@ -60,11 +63,23 @@ export function checkVcpu(): Vcpu {
   );
 }
 
+/** kvm_intel.ko without a host: what the checks look at. */
+const moduleWith = (caps: VmxCaps, nestedMsrs: NestedVmxMsrs): VmxModule => ({
+  config: setupVmcsConfig(caps, true),
+  vpids: new VpidAllocator(),
+  vmxonRegions: new Map(),
+  uretOwner: [],
+  nestedMsrs,
+  shadowBitmaps: null,
+  hostCr3: hpa(0),
+});
+
 /** The vCPU as one that has just executed VMLAUNCH; `params` as on the command line. */
 export function vmcs12Fixture(vcpu: Vcpu = checkVcpu(), params: readonly string[] = []): Vmcs12Fixture {
   const caps = vmxCapsOf({ name: 'skylake', maxPhysBits: 46 });
-  const nested = new NestedVmx(nestedVmxSetupCtlsMsrs(caps, parseParams(params)));
-  vcpu.arch.vendor = new VcpuVmx(new LoadedVmcs(hpa(0), hpa(0)), 1, nested);
+  const nestedMsrs = nestedVmxSetupCtlsMsrs(caps, parseParams(params));
+  const nested = new NestedVmx(nestedMsrs);
+  vcpu.arch.vendor = new VcpuVmx(new LoadedVmcs(hpa(0), hpa(0)), 1, nested, moduleWith(caps, nestedMsrs));
   vcpu.arch.maxphyaddr = 46;
   vcpu.arch.efer = EFER_OFFERED;
   vcpu.arch.cr4 = 0;
