@@ -119,6 +119,15 @@ describe('exceptions', () => {
     expect(box.read(I.IDT_VECTORING_INFO_FIELD)).toBe(EVENT(INTR_TYPE.HARD_EXCEPTION | 6));
   });
 
+  it('a fault that would make a double fault exits by its own bit of the exception bitmap first', () => {
+    const box = guest([0x8e, 0xd8]).write(C.EXCEPTION_BITMAP, (1 << 8) | (1 << 11));
+    setReg(box.cpu, 0, 0x1000n);
+    box.word(AT.IDT + 13 * 16 + 4, 0x0e00);
+    expect(box.launch()).toBe(R.EXCEPTION_NMI);
+    expect(box.read(I.VM_EXIT_INTR_INFO)).toBe(EVENT(INTR_TYPE.HARD_EXCEPTION | 0x800 | 11));
+    expect(box.read(I.IDT_VECTORING_INFO_FIELD)).toBe(EVENT(INTR_TYPE.HARD_EXCEPTION | 0x800 | 13));
+  });
+
   it('an exit due to the double fault itself has no IDT-vectoring information', () => {
     // GP whose gate is not present: NP while GP is delivered is a double fault.
     const box = guest([0x8e, 0xd8]).write(C.EXCEPTION_BITMAP, 1 << 8);

@@ -101,16 +101,22 @@ export function deliverEvent(cpu: Cpu, info: number, errorCode: number, length: 
       sys.idtVectoring = 0;
       return RUN.VMEXIT;
     }
-    const chain = chainOf(info, fault.vector);
-    if (chain === CHAIN.TRIPLE) return tripleFault(cpu);
-    // SDM: a VM exit caused directly by the double fault is not one during event delivery.
-    if (chain === CHAIN.DOUBLE) sys.idtVectoring = 0;
-    const vector = chain === CHAIN.DOUBLE ? VECTOR.DF : fault.vector;
-    errorCode = chain === CHAIN.DOUBLE ? 0 : fault.errorCode;
-    resumeFlag(cpu, vector);
-    if (cpu.vmx.nonRoot && vmxInterceptException(cpu, vector, errorCode)) {
+    // The exception bitmap is asked for the fault itself before the fault makes a double or triple fault of the event.
+    const rflags = s[S.RFLAGS_SYS]!;
+    resumeFlag(cpu, fault.vector);
+    if (cpu.vmx.nonRoot && vmxInterceptException(cpu, fault.vector, fault.errorCode)) {
       sys.idtVectoring = 0;
       return RUN.VMEXIT;
+    }
+    const chain = chainOf(info, fault.vector);
+    if (chain !== CHAIN.SERIAL) s[S.RFLAGS_SYS] = rflags;
+    if (chain === CHAIN.TRIPLE) return tripleFault(cpu);
+    const vector = chain === CHAIN.DOUBLE ? VECTOR.DF : fault.vector;
+    errorCode = chain === CHAIN.DOUBLE ? 0 : fault.errorCode;
+    if (chain === CHAIN.DOUBLE) {
+      // SDM: a VM exit caused directly by the double fault is not one during event delivery.
+      sys.idtVectoring = 0;
+      if (cpu.vmx.nonRoot && vmxInterceptException(cpu, VECTOR.DF, 0)) return RUN.VMEXIT;
     }
     if (fault.vector === VECTOR.PF) commitCause(cpu, VECTOR.PF);
     info = INTR_TYPE.HARD_EXCEPTION | vector | (hasErrorCode(vector) ? INTR_INFO.DELIVER_CODE_MASK : 0);
