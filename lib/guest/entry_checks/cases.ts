@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /** The entry-check matrix: all rows, and the cases that they generate. */
-import { ENTERED, type EntryRow, type EntryVariant, type Expected } from './row.ts';
+import type { Outcome } from './outcome.ts';
+import { ENTERED, type EntryRow, type EntryVariant } from './row.ts';
 import { NON_REGISTER_ROWS } from './rows_activity.ts';
 import { APIC_ROWS } from './rows_apic.ts';
 import { CONTROL_ROWS } from './rows_controls.ts';
@@ -32,7 +33,7 @@ export interface EntryCase {
   readonly name: string;
   readonly row: EntryRow;
   readonly variant: EntryVariant;
-  readonly expected: Expected;
+  readonly expected: Outcome;
 }
 
 function casesOf(row: EntryRow): readonly EntryCase[] {
@@ -52,6 +53,6 @@ export const bochsEntryCases = (): readonly EntryCase[] =>
   ENTRY_CASES.filter(({ variant }) => variant.bochs === undefined);
 
 /** How a case ends under KVM's nested VMX; undefined: it cannot be run there. */
-export function kvmExpected({ variant, expected }: EntryCase): Expected | undefined {
+export function kvmExpected({ variant, expected }: EntryCase): Outcome | undefined {
   return variant.kvm === undefined ? expected : variant.kvm.outcome;
 }

@@ -3,7 +3,6 @@
 import { VECTOR } from '../../x86/exceptions.ts';
 import { struct } from '../dsl/struct.ts';
 import { u32, u64 } from '../dsl/types.ts';
-import type { Expected } from './row.ts';
 
 /** Kinds of outcome. NONE: the case was never reached. */
 export const OUTCOME = {
@@ -26,6 +25,13 @@ export interface Outcome {
   readonly number: number;
   readonly qualification: bigint;
 }
+
+/** An outcome; the qualification of most is 0. */
+export const outcome = (kind: number, number = 0, qualification = 0): Outcome => ({
+  kind,
+  number,
+  qualification: BigInt(qualification),
+});
 
 const vectorName = (vector: number): string =>
   Object.entries(VECTOR).find(([, number]) => number === vector)?.[0] ?? `vector ${vector}`;
@@ -51,23 +57,5 @@ export function outcomeText({ kind, number, qualification }: Outcome): string {
       return `VM exit ${number}`;
     default:
       return 'not run';
-  }
-}
-
-/** The text of what the table expects. */
-export function expectedText(expected: Expected): string {
-  switch (expected.kind) {
-    case 'entered':
-      return outcomeText({ kind: OUTCOME.ENTERED, number: 0, qualification: 0n });
-    case 'VMfailValid':
-      return outcomeText({ kind: OUTCOME.VMFAIL_VALID, number: expected.error, qualification: 0n });
-    case 'entry failure': {
-      const { reason, qualification } = expected;
-      return outcomeText({
-        kind: OUTCOME.ENTRY_FAILURE,
-        number: reason,
-        qualification: BigInt(qualification),
-      });
-    }
   }
 }

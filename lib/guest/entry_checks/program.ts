@@ -61,7 +61,7 @@ const fields = guestGlobal('entry_check_fields', array(u32, FIELDS.length), FIEL
 const baseline = guestGlobal('entry_check_baseline', array(u64, FIELDS.length));
 const exists = guestGlobal('entry_check_field_exists', array(u8, FIELDS.length));
 /** 2 to the physical-address width. */
-const beyond = guestGlobal('entry_check_beyond', u64);
+export const beyondWidth = guestGlobal('entry_check_beyond', u64);
 const idt = guestGlobal('entry_check_idt', array(u64, 2 * GATES));
 const stack = guestGlobal('entry_check_stack', array(u64, 512));
 const areas = guestGlobal('entry_check_vmx_pages', VmxPages);
@@ -118,7 +118,7 @@ const saveBaseline = L1('entry_check_save', [], (g) => {
 });
 
 /** A VMCS that was never launched, with every field as saved. */
-const freshVmcs = L1('entry_check_fresh', [], (g) => {
+export const freshVmcs = L1('entry_check_fresh', [], (g) => {
   GUEST_ASSERT_EQ(g, vmclear(g, checkPagePhysical('vmcs')), VMX_STATUS.SUCCEED);
   GUEST_ASSERT_EQ(g, vmptrld(g, checkPagePhysical('vmcs')), VMX_STATUS.SUCCEED);
   const i = g.local(u32);
@@ -134,7 +134,7 @@ export const entry_check_set_up = L1('entry_check_set_up', [], (g) => {
   fillEpt(g);
   // CPUID.80000008H:EAX[7:0] is the physical-address width.
   const width = cpuid(g, 0x8000_0008).eax.and(0xff);
-  g.set(beyond, imm(u64, 1).shl(width));
+  g.set(beyondWidth, imm(u64, 1).shl(width));
   GUEST_ASSERT(g, prepare_for_vmx_operation(g, areas.addr()));
   for (const page of ['vmcs', 'vmcs2'] as const) g.set(at(u32, checkPageVirtual(page)), vmcs_revision(g));
   g.set(at(u32, checkPageVirtual('shadow')), vmcs_revision(g).or(VMCS_SHADOW_BIT));
@@ -153,7 +153,7 @@ export const entry_check_set_up = L1('entry_check_set_up', [], (g) => {
 const writeValue = L1('entry_check_value', [ptr(WriteRecord)], u64, (g, write) => {
   const value = g.local(u64, write.f.value);
   g.if(write.f.page.ne(NO_PAGE), () => g.set(value, '+=', pages.physical.at(write.f.page)));
-  g.if(write.f.beyond, () => g.set(value, '+=', beyond));
+  g.if(write.f.beyond, () => g.set(value, '+=', beyondWidth));
   g.return(value);
 });
 
@@ -180,14 +180,15 @@ const needsMet = (tables: CheckTables): GuestFn<readonly [PtrType<typeof CaseRec
     g.return(1);
   });
 
-function record(
+/** Leaves an outcome. */
+export function record(
   g: GuestCode,
-  out: Place,
+  out: Place<PtrType<typeof OutcomeRecord>>,
   kind: Operand,
   number: Operand = 0,
   qualification: Operand = 0,
 ): void {
-  const { f } = at(OutcomeRecord, out);
+  const { f } = out;
   g.set(f.kind, kind);
   g.set(f.number, lit(number).cast(u32));
   g.set(f.qualification, lit(qualification).cast(u64));

@@ -7,6 +7,7 @@
 import { VMX_MSR } from '../../x86/vmx/capability_msrs.ts';
 import { CPU_BASED, PIN_BASED, SECONDARY_EXEC } from '../../x86/vmx/controls.ts';
 import { VMCS_CTRL } from '../../x86/vmx/vmcs_ctrl.ts';
+import { outcome, OUTCOME, type Outcome } from './outcome.ts';
 
 /**
  * Pages of L1: all zero at first; `data` again before each case. `vmcs` is the current VMCS, `vmcs2` an ordinary one, `shadow` a
@@ -100,19 +101,10 @@ export const hasSecondary = (bits: number): Need => may1(VMX_MSR.IA32_VMX_PROCBA
 export const hasExit = (bits: number): Need => may1(VMX_MSR.IA32_VMX_TRUE_EXIT_CTLS, bits);
 export const hasEntry = (bits: number): Need => may1(VMX_MSR.IA32_VMX_TRUE_ENTRY_CTLS, bits);
 
-/** How an entry ends. 'entered' covers every VM exit that L2 causes later. */
-export type Expected =
-  | { readonly kind: 'entered' }
-  | { readonly kind: 'VMfailValid'; readonly error: number }
-  | { readonly kind: 'entry failure'; readonly reason: number; readonly qualification: number };
-
-export const ENTERED: Expected = { kind: 'entered' };
-export const failValid = (error: number): Expected => ({ kind: 'VMfailValid', error });
-export const entryFailure = (reason: number, qualification: number): Expected => ({
-  kind: 'entry failure',
-  reason,
-  qualification,
-});
+export const ENTERED = outcome(OUTCOME.ENTERED);
+export const failValid = (error: number): Outcome => outcome(OUTCOME.VMFAIL_VALID, error);
+export const entryFailure = (reason: number, qualification: number): Outcome =>
+  outcome(OUTCOME.ENTRY_FAILURE, reason, qualification);
 
 /** Where another implementation does not do what the SDM says. */
 export interface Deviation {
@@ -120,7 +112,7 @@ export interface Deviation {
   readonly where: string;
   readonly why: string;
   /** What comes out there; absent: do not run the case there. */
-  readonly outcome?: Expected;
+  readonly outcome?: Outcome;
 }
 
 /** One VMCS for one rule. */
@@ -144,7 +136,7 @@ export interface EntryRow {
   /** Absent: nothing breaks it. */
   readonly invalid?: EntryVariant;
   /** How the one that breaks it ends. */
-  readonly expected: Expected;
+  readonly expected: Outcome;
 }
 
 /** The variant that makes these writes. */

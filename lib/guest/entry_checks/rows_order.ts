@@ -8,22 +8,12 @@ import { VMXERR } from '../../x86/vmx/insn_errors.ts';
 import { VMCS_CTRL as C } from '../../x86/vmx/vmcs_ctrl.ts';
 import { VMCS_GUEST as G } from '../../x86/vmx/vmcs_guest.ts';
 import { VMCS_HOST as H } from '../../x86/vmx/vmcs_host.ts';
-import {
-  by,
-  entryFailure,
-  type EntryRow,
-  type Expected,
-  failValid,
-  or,
-  page,
-  poke,
-  set,
-  type Write,
-} from './row.ts';
+import { by, entryFailure, type EntryRow, failValid, or, page, poke, set, type Write } from './row.ts';
+import type { Outcome } from './outcome.ts';
 import { INVALID_GUEST } from './rows_guest.ts';
 
 const ORDER = 'VM Entries';
-const order = (rule: string, expected: Expected, ...writes: readonly Write[]): EntryRow => ({
+const order = (rule: string, expected: Outcome, ...writes: readonly Write[]): EntryRow => ({
   section: ORDER,
   rule,
   invalid: by(...writes),

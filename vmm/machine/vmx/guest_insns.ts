@@ -15,7 +15,7 @@ import { raise, raiseGp, TRANSFERRED } from '../cpu/system/fault.ts';
 import { complete, loadOperand, storeOperand } from '../cpu/system/operands.ts';
 import { vmlaunch, vmresume } from './entry.ts';
 import { vmxIntercepts } from './intercepts.ts';
-import { inveptPair, vmxInvvpid } from './invalidate_insns.ts';
+import { inveptPair, isInveptType, isInvvpidType, vmxInvvpid } from './invalidate_insns.ts';
 import { vmclear, vmptrld, vmptrst, vmxoff, vmxon } from './vmcs_insns.ts';
 import { accessedVmcs, vmreadField, vmwriteField } from './vmcs_access.ts';
 import { executeVmfunc } from './vmfunc.ts';
@@ -90,10 +90,10 @@ function pointerInsn(cpu: Cpu): number {
   if (insn.op === SYSOP.VMPTRST) return vmptrstInsn(cpu);
   // SDM: VMXON in VMX root operation fails without reading its operand.
   if (insn.op === SYSOP.VMXON) return finish(cpu, vmxon(cpu, 0));
+  if (insn.op === SYSOP.INVEPT || insn.op === SYSOP.INVVPID) return invalidateInsn(cpu);
   if (!loadOperand(cpu, 0, 8)) return RUN.FAULT;
   if (insn.op === SYSOP.VMPTRLD) return finish(cpu, vmptrld(cpu, pointerOperand(cpu)));
-  if (insn.op === SYSOP.VMCLEAR) return finish(cpu, vmclear(cpu, pointerOperand(cpu)));
-  return invalidateInsn(cpu);
+  return finish(cpu, vmclear(cpu, pointerOperand(cpu)));
 }
 
 function vmptrstInsn(cpu: Cpu): number {
@@ -104,17 +104,19 @@ function vmptrstInsn(cpu: Cpu): number {
   return finish(cpu, VMX_RESULT.SUCCEED);
 }
 
-/** INVEPT and INVVPID: a 128-bit descriptor, whose first half is in sys.value; the type is a register. */
+/** INVEPT and INVVPID: a type in a register, which is judged first, and a 128-bit descriptor in memory. */
 function invalidateInsn(cpu: Cpu): number {
   const { insn, s, sys } = cpu;
+  const invept = insn.op === SYSOP.INVEPT;
+  const type = s[S.GPR + 2 * insn.reg + 1] === 0 ? s[S.GPR + 2 * insn.reg]! : -1;
+  if (!(invept ? isInveptType(cpu, type) : isInvvpidType(cpu, type)))
+    return finish(cpu, vmFail(cpu, VMXERR.INVALID_OPERAND_TO_INVEPT_INVVPID));
+  if (!loadOperand(cpu, 0, 8)) return RUN.FAULT;
   const [lo, hi] = [sys.value[0]!, sys.value[1]!];
   if (!loadOperand(cpu, 8, 8)) return RUN.FAULT;
-  const type = s[S.GPR + 2 * insn.reg + 1] === 0 ? s[S.GPR + 2 * insn.reg]! : -1;
   const [highLo, highHi] = [sys.value[0]!, sys.value[1]!];
-  if (insn.op === SYSOP.INVEPT) {
-    // Bits 127:64 of the descriptor are reserved.
-    return finish(cpu, inveptPair(cpu, (highLo | highHi) === 0 ? type : -1, lo, hi));
-  }
+  // Bits 127:64 of INVEPT's descriptor and bits 63:16 of INVVPID's are reserved.
+  if (invept) return finish(cpu, inveptPair(cpu, (highLo | highHi) === 0 ? type : -1, lo, hi));
   return finish(cpu, vmxInvvpid(cpu, hi === 0 ? type : -1, lo, highLo, highHi));
 }
 

@@ -26,16 +26,28 @@ export function vmxInvept(cpu: Cpu, type: number, eptp: number): number {
   return inveptPair(cpu, type, eptp | 0, Math.floor(eptp / TWO_32) | 0);
 }
 
+/** Whether the processor supports this type of INVEPT. */
+export function isInveptType(cpu: Cpu, type: number): boolean {
+  const bit =
+    type === VMX_EPT_EXTENT.CONTEXT
+      ? VMX_EPT_CAP.EXTENT_CONTEXT_BIT
+      : type === VMX_EPT_EXTENT.GLOBAL
+        ? VMX_EPT_CAP.EXTENT_GLOBAL_BIT
+        : 0;
+  return (cpu.vmx.caps.eptCap & bit) !== 0;
+}
+
+/** Whether the processor supports this type of INVVPID. */
+export function isInvvpidType(cpu: Cpu, type: number): boolean {
+  const bit = VMX_VPID_CAP_HI.EXTENT_INDIVIDUAL_ADDR_BIT << type;
+  return type >= 0 && type <= 3 && (cpu.vmx.caps.vpidCapHi & bit) !== 0;
+}
+
 /** INVEPT with the descriptor's EPTP as two words. */
 export function inveptPair(cpu: Cpu, type: number, lo: number, hi: number): number {
   const { eptCap } = cpu.vmx.caps;
   const single = type === VMX_EPT_EXTENT.CONTEXT;
-  const typeBit = single
-    ? VMX_EPT_CAP.EXTENT_CONTEXT_BIT
-    : type === VMX_EPT_EXTENT.GLOBAL
-      ? VMX_EPT_CAP.EXTENT_GLOBAL_BIT
-      : 0;
-  if ((eptCap & typeBit) === 0) return vmFail(cpu, VMXERR.INVALID_OPERAND_TO_INVEPT_INVVPID);
+  if (!isInveptType(cpu, type)) return vmFail(cpu, VMXERR.INVALID_OPERAND_TO_INVEPT_INVVPID);
   if (single && checkEptp(cpu, lo, hi, eptCap) !== null)
     return vmFail(cpu, VMXERR.INVALID_OPERAND_TO_INVEPT_INVVPID);
   spend(cpu, single ? COST.INVEPT_SINGLE : COST.INVEPT_ALL);
@@ -45,13 +57,14 @@ export function inveptPair(cpu: Cpu, type: number, lo: number, hi: number): numb
 
 /** INVVPID; `vpid` is the descriptor's low word, whose bits 31:16 must be 0; lo and hi are the linear address. VMX_RESULT. */
 export function vmxInvvpid(cpu: Cpu, type: number, vpid: number, lo = 0, hi = 0): number {
-  const supported =
-    type >= 0 &&
-    type <= 3 &&
-    (cpu.vmx.caps.vpidCapHi & (VMX_VPID_CAP_HI.EXTENT_INDIVIDUAL_ADDR_BIT << type)) !== 0;
   const needsVpid = type !== VMX_VPID_EXTENT.ALL_CONTEXT;
   const address = type === VMX_VPID_EXTENT.INDIVIDUAL_ADDR;
-  if (!supported || vpid >>> 16 !== 0 || (needsVpid && vpid === 0) || (address && !isCanonical48(hi))) {
+  if (
+    !isInvvpidType(cpu, type) ||
+    vpid >>> 16 !== 0 ||
+    (needsVpid && vpid === 0) ||
+    (address && !isCanonical48(hi))
+  ) {
     return vmFail(cpu, VMXERR.INVALID_OPERAND_TO_INVEPT_INVVPID);
   }
   spend(cpu, address ? COST.INVVPID_ADDR : needsVpid ? COST.INVVPID_SINGLE : COST.INVVPID_ALL);
