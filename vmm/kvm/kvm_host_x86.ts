@@ -19,6 +19,7 @@ import { KvmPageFault } from './mmu/page_fault.ts';
 import { KvmCpuRole, KvmMmuPageRole } from './mmu/role.ts';
 import { RsvdBitsValidate } from './mmu/rsvd_bits.ts';
 import type { TdpMmuRoot } from './mmu/mmu_page.ts';
+import { ShadowMmu } from './mmu/shadow_state.ts';
 import type { X86Exception } from './x86/x86_exception.ts';
 
 /** A physical address of nothing (`INVALID_PAGE`). */
@@ -186,6 +187,10 @@ export class VcpuArch {
 
   /** The page fault being handled. */
   readonly pageFault = new KvmPageFault();
+  /** EMULTYPE_ALLOW_RETRY_PF: the gfn of a table whose protection made the emulator necessary, or -1. */
+  retryGfn = -1;
+  /** last_retry_eip and last_retry_addr: where a table was unprotected last. */
+  readonly lastRetry = { rip: 0n, addr: -1 };
   /** L1's tables, by EPT or NPT. */
   readonly rootMmu = new KvmMmu();
   /** L2's tables while L1 runs L2 with its own EPT or NPT. */
@@ -212,6 +217,7 @@ export class KvmArch {
   tdpMmuPages = 0;
   /** Toggled by kvm_mmu_zap_all_fast(). */
   mmuValidGen = 0;
+  readonly shadow = new ShadowMmu();
   apicAccessMemslotEnabled = false;
   irqchipInKernel = false;
   /** KVM_X2APIC_API_USE_32BIT_IDS: the x2APIC ID is whole in KVM_GET_LAPIC's image, not in bits 31:24. */

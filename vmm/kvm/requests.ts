@@ -103,6 +103,14 @@ export function* kvmMakeAllCpusRequest(kvm: Kvm, request: number): Steps<boolean
   return yield* kvmMakeVcpusRequest(kvm, request, kvm.vcpus);
 }
 
+/** kvm_make_all_cpus_request() by plain code: those in guest mode are interrupted, but may not have left it on return. */
+export function kvmMakeAllCpusRequestNowait(kvm: Kvm, request: number): void {
+  const { sched, smp } = kvm.host;
+  const cpus = new Set<number>();
+  for (const vcpu of kvm.vcpus) kvmMakeVcpuRequest(vcpu, request, cpus, sched.cpu.id);
+  if (cpus.size !== 0) smp.smpCallFunctionManyNowait(cpus, ackKick, requestName(request));
+}
+
 /** The interrupt itself is the message. */
 function ackKick(): void {}
 

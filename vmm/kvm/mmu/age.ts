@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /**
  * Aging: has the guest touched a range, and forget it. Mirrors kvm_age_gfn() and kvm_test_age_gfn() of
- * arch/x86/kvm/mmu/tdp_mmu.c.
+ * arch/x86/kvm/mmu/mmu.c and tdp_mmu.c.
  * DEVIATION: aging takes no mmu_lock and flushes no TLB, as later kernels do it; 6.12 does both.
  */
 import type { Kvm } from '../kvm_host.ts';
+import { ageSpte, forEachRmapInRange, MAX_LEAF_LEVEL, testAgeSpte, type RmapRange } from './rmap.ts';
 import { isAccessedSpte, markAccessTrackLo, savedAccess, SPTE_HI } from './spte.ts';
 import { tdpWalkLeaves, type LeafVisitor } from './tdp_iter.ts';
 import type { KvmGfnRange } from './zap.ts';
@@ -24,7 +25,7 @@ export function kvmAgeGfn(kvm: Kvm, range: KvmGfnRange): boolean {
     i32[sptep] = markAccessTrackLo(masks, lo);
     i32[sptep + 1] = (i32[sptep + 1]! & ~SPTE_HI.ACC_TRACK_MASK) | savedAccess(masks, lo);
   });
-  return young;
+  return forEachRmapInRange(kvm, leavesOf(range), ageSpte) || young;
 }
 
 /** kvm_test_age_gfn(). */
@@ -34,8 +35,16 @@ export function kvmTestAgeGfn(kvm: Kvm, range: KvmGfnRange): boolean {
   walk(kvm, range, (_sptep, lo) => {
     young ||= isAccessedSpte(masks, lo);
   });
-  return young;
+  return forEachRmapInRange(kvm, leavesOf(range), testAgeSpte) || young;
 }
+
+const leavesOf = ({ slot, start, end }: KvmGfnRange): RmapRange => ({
+  asId: slot.asId,
+  start,
+  end,
+  minLevel: 1,
+  maxLevel: MAX_LEAF_LEVEL,
+});
 
 function walk(kvm: Kvm, range: KvmGfnRange, visit: LeafVisitor): void {
   for (const root of kvm.arch.tdpMmuRoots) {

@@ -13,6 +13,16 @@ import type { TdpMmuRoot } from './mmu_page.ts';
 import type { KvmMemorySlot } from '../memslots.ts';
 import { kvmFlushRemoteTlbs } from '../requests.ts';
 import { kvmMmuMaxMappingLevel } from './hugepage.ts';
+import {
+  dropSpte,
+  forEachRmapInRange,
+  forEachRmapSpte,
+  MAX_LEAF_LEVEL,
+  writeProtectSpte,
+  writeProtectTable,
+} from './rmap.ts';
+import { shadowTrySplitHugePages } from './shadow_split.ts';
+import { kvmMmuCommitZapPages } from './shadow_zap.ts';
 import { isLargePte, isShadowPresentPte, pagesPerHpage, SPTE_HI, SPTE_LO, spteHpa } from './spte.ts';
 import { sptepOf, tdpMmuSetSpte, tdpWalkLeaves, type LeafVisitor } from './tdp_iter.ts';
 import { handleRemovedPt, tdpMmuFreePages } from './tdp_pages.ts';
@@ -48,6 +58,7 @@ function clearBits(kvm: Kvm, sptep: number, lo: number, bits: number): void {
 /** kvm_mmu_slot_remove_write_access(): leaves of at least `minLevel` become read-only. */
 export function* kvmMmuSlotRemoveWriteAccess(kvm: Kvm, slot: KvmMemorySlot, minLevel: number): Steps<void> {
   if (!kvm.mmuLock.writeFastLock()) yield* kvm.mmuLock.writeLock();
+  shadowWriteProtectSlot(kvm, slot, minLevel, MAX_LEAF_LEVEL);
   yield* forEachLeaf(kvm, slot, slot.baseGfn, endOf(slot), () => (sptep, lo, level) => {
     if (level >= minLevel) clearBits(kvm, sptep, lo, SPTE_LO.WRITABLE);
   });
@@ -58,6 +69,8 @@ export function* kvmMmuSlotRemoveWriteAccess(kvm: Kvm, slot: KvmMemorySlot, minL
 export function* kvmMmuSlotLeafClearDirty(kvm: Kvm, slot: KvmMemorySlot): Steps<void> {
   const { masks } = kvm.module;
   if (!kvm.mmuLock.writeFastLock()) yield* kvm.mmuLock.writeLock();
+  // The CPU would log addresses of L2: pages of L2 are logged by write protection.
+  shadowWriteProtectSlot(kvm, slot, 1, 1);
   yield* forEachLeaf(kvm, slot, slot.baseGfn, endOf(slot), () => (sptep, lo) => {
     clearBits(kvm, sptep, lo, masks.dirty === 0 ? SPTE_LO.WRITABLE : masks.dirty);
   });
@@ -67,6 +80,8 @@ export function* kvmMmuSlotLeafClearDirty(kvm: Kvm, slot: KvmMemorySlot): Steps<
 /** kvm_mmu_slot_try_split_huge_pages(): ahead of the first write, so that vCPUs need not. */
 export function* kvmMmuSlotTrySplitHugePages(kvm: Kvm, slot: KvmMemorySlot): Steps<void> {
   if (!kvm.mmuLock.writeFastLock()) yield* kvm.mmuLock.writeLock();
+  shadowTrySplitHugePages(kvm, slot.asId, slot.baseGfn, endOf(slot));
+  yield* kvmMmuCommitZapPages(kvm);
   yield* forEachLeaf(kvm, slot, slot.baseGfn, endOf(slot), splitter(kvm));
   kvm.mmuLock.writeUnlock();
 }
@@ -101,6 +116,10 @@ export function kvmArchMmuEnableLogDirtyPtMasked(
   walkNow(kvm, slot, firstGfn, firstGfn + 64, () => (sptep, lo, level, gfn) => {
     if (level === 1 && isSet(gfn)) clearBits(kvm, sptep, lo, bits);
   });
+  if (kvm.arch.shadow.rmaps.size === 0) return;
+  for (let gfn = firstGfn; gfn < firstGfn + 64; gfn++) {
+    if (isSet(gfn)) forEachRmapSpte(kvm, gfn, 1, slot.asId, writeProtectSpte);
+  }
 }
 
 /**
@@ -110,7 +129,12 @@ function protectHuge(kvm: Kvm, slot: KvmMemorySlot, firstGfn: number, maskLo: nu
   const start =
     firstGfn + (maskLo !== 0 ? 31 - Math.clz32(maskLo & -maskLo) : 63 - Math.clz32(maskHi & -maskHi));
   const end = firstGfn + (maskHi !== 0 ? 63 - Math.clz32(maskHi) : 31 - Math.clz32(maskLo)) + 1;
-  if (kvm.module.params['kvm.eager_page_split']) walkNow(kvm, slot, start, end, splitter(kvm));
+  if (kvm.module.params['kvm.eager_page_split']) {
+    shadowTrySplitHugePages(kvm, slot.asId, start, end);
+    walkNow(kvm, slot, start, end, splitter(kvm));
+  }
+  const large = { asId: slot.asId, start, end, minLevel: 2, maxLevel: MAX_LEAF_LEVEL };
+  forEachRmapInRange(kvm, large, writeProtectTable);
   walkNow(kvm, slot, start, end, () => (sptep, lo, level) => {
     if (level > 1) clearBits(kvm, sptep, lo, SPTE_LO.WRITABLE);
   });
@@ -136,7 +160,9 @@ export function* kvmMmuZapCollapsibleSptes(kvm: Kvm, slot: KvmMemorySlot): Steps
   for (const root of kvm.arch.tdpMmuRoots) {
     if (!root.invalid && root.role.smm === slot.asId) zapCollapsible(kvm, root, slot, freed);
   }
-  if (freed.length !== 0) yield* kvmFlushRemoteTlbs(kvm);
+  const small = { asId: slot.asId, start: slot.baseGfn, end: endOf(slot), minLevel: 1, maxLevel: 1 };
+  const zapped = forEachRmapInRange(kvm, small, (_, sptep) => zapCollapsibleSpte(kvm, slot, sptep));
+  if (zapped || freed.length !== 0) yield* kvmFlushRemoteTlbs(kvm);
   tdpMmuFreePages(kvm, freed);
   kvm.mmuLock.writeUnlock();
 }
@@ -153,6 +179,19 @@ function zapCollapsible(kvm: Kvm, root: TdpMmuRoot, slot: KvmMemorySlot, freed: 
     spend(kvm.host.sched.cpu, COST.TDP_ZAP);
     handleRemovedPt(kvm, root.role.smm, table, 1, gfn, freed);
   }
+}
+
+/** kvm_rmap_zap_collapsible_sptes(): parts of a large page of L1's; what its small pages map must stay as it is. */
+function zapCollapsibleSpte(kvm: Kvm, slot: KvmMemorySlot, sptep: number): boolean {
+  const sp = kvm.arch.shadow.pageOf(sptep);
+  if (!sp.role.direct || kvmMmuMaxMappingLevel(kvm, slot, sp.gfn, 2) < 2) return false;
+  dropSpte(kvm, sptep);
+  return true;
+}
+
+function shadowWriteProtectSlot(kvm: Kvm, slot: KvmMemorySlot, minLevel: number, maxLevel: number): void {
+  const range = { asId: slot.asId, start: slot.baseGfn, end: endOf(slot), minLevel, maxLevel };
+  forEachRmapInRange(kvm, range, writeProtectSpte);
 }
 
 /** The level-2 entry of `gfn` if it points at a table of level 1, else -1. */

@@ -15,6 +15,7 @@ import type { MaybeSteps } from '../kvm_host_x86.ts';
 import { kvmSlotDirtyTrackEnabled } from '../memslots.ts';
 import { kvmFlushRemoteTlbs } from '../requests.ts';
 import { TP } from '../trace_events.ts';
+import { isGuestMode, kvmRipRead } from '../x86/cache_regs.ts';
 import { isMmuWritable } from './dirty_log.ts';
 import {
   FAULTIN_MUST_WAIT,
@@ -24,6 +25,8 @@ import {
   mmuInvalidateRetryGfn,
 } from './faultin.ts';
 import { handleMmioPageFault } from './mmio.ts';
+import { pageFaultHandlePageTrack } from './page_track.ts';
+import { eptPageFault } from './shadow_fault.ts';
 import { RET_PF, type KvmPageFault } from './page_fault.ts';
 import {
   isAccessTrackSpte,
@@ -37,7 +40,6 @@ import {
 import { tdpLastSpte } from './tdp_iter.ts';
 import { kvmTdpMmuMap } from './tdp_map.ts';
 import { handleRemovedPt, tdpMmuFreePages } from './tdp_pages.ts';
-import { tdpRootOf } from './tdp_roots.ts';
 
 /**
  * kvm_mmu_page_fault(): RET_PF.EMULATE means that the caller emulates the instruction, other RET_PF.* that the guest
@@ -62,14 +64,29 @@ function account(vcpu: Vcpu, r: number): number {
   if (r === RET_PF.FIXED) vcpu.stat.pf_fixed++;
   else if (r === RET_PF.EMULATE) vcpu.stat.pf_emulate++;
   else if (r === RET_PF.SPURIOUS) vcpu.stat.pf_spurious++;
-  return r === RET_PF.WRITE_PROTECTED ? RET_PF.EMULATE : r;
+  return r === RET_PF.WRITE_PROTECTED ? writeProtectFault(vcpu) : r;
 }
 
-/** kvm_mmu_do_page_fault() and kvm_tdp_mmu_page_fault(). */
+/**
+ * kvm_mmu_write_protect_fault(): the instruction writes a table that L0 shadows. If it cannot be emulated, the gfn may be
+ * unprotected and the instruction retried, unless that has just been done.
+ */
+function writeProtectFault(vcpu: Vcpu): number {
+  const { pageFault, lastRetry } = vcpu.arch;
+  const again = lastRetry.rip === kvmRipRead(vcpu) && lastRetry.addr === pageFault.addr;
+  lastRetry.addr = -1;
+  const mayRetry = !again && !isGuestMode(vcpu) && !pageFault.writeFaultToShadowPgtable;
+  vcpu.arch.retryGfn = mayRetry ? pageFault.gfn : -1;
+  return RET_PF.EMULATE;
+}
+
+/** kvm_mmu_do_page_fault() and kvm_tdp_mmu_page_fault(); EPT12 has a handler of its own. */
 function kvmMmuDoPageFault(vcpu: Vcpu, gpa: Gpa, errorCode: number): MaybeSteps<number> {
   const fault = vcpu.arch.pageFault;
   fault.begin(gpa, errorCode, vcpu.kvm.module.caps.maxTdpLevel);
+  if (!vcpu.arch.mmu.rootRole.direct) return eptPageFault(vcpu, fault);
   fault.slot = kvmVcpuGfnToMemslot(vcpu, fault.gfn);
+  if (pageFaultHandlePageTrack(vcpu, fault)) return RET_PF.WRITE_PROTECTED;
   const fast = fastPageFault(vcpu, fault);
   if (fast !== RET_PF.INVALID) return fast;
   const { kvm } = vcpu;
@@ -122,7 +139,7 @@ function* flushReplacedTable(vcpu: Vcpu, fault: KvmPageFault, r: number): Steps<
 
 /** is_page_fault_stale(): the root, or what the lookup found, is out of date. */
 function isPageFaultStale(vcpu: Vcpu, fault: KvmPageFault): boolean {
-  if (tdpRootOf(vcpu.kvm, vcpu.arch.mmu.root.hpa).invalid) return true;
+  if (vcpu.arch.mmu.root.sp?.role.invalid !== false) return true;
   return fault.slot !== null && mmuInvalidateRetryGfn(vcpu.kvm, fault.mmuSeq, fault.gfn);
 }
 

@@ -9,7 +9,8 @@ import {
   type KvmMmu,
   type KvmMmuRootInfo,
 } from '../kvm_host_x86.ts';
-import { TdpMmuRoot } from './mmu_page.ts';
+import { KvmMmuPage, TdpMmuRoot } from './mmu_page.ts';
+import { putShadowRoot } from './shadow_zap.ts';
 import { kvmTdpMmuPutRoot } from './tdp_roots.ts';
 
 /** KVM_MMU_ROOT_PREVIOUS(): the bit of previous root `i`. */
@@ -30,8 +31,8 @@ function freeRoot(kvm: Kvm, info: KvmMmuRootInfo): void {
   info.pgd = 0;
   info.sp = null;
   if (sp === null) return;
-  if (!(sp instanceof TdpMmuRoot)) throw new BugError('a root of the shadow MMU');
-  kvmTdpMmuPutRoot(kvm, sp);
+  if (sp instanceof TdpMmuRoot) kvmTdpMmuPutRoot(kvm, sp);
+  else if (sp instanceof KvmMmuPage) putShadowRoot(kvm, sp);
 }
 
 /** kvm_mmu_free_guest_mode_roots(): previous roots that were L2's, or that no page describes. Not while L2 runs. */

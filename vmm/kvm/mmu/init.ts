@@ -12,9 +12,11 @@ import { PAGING, type KvmMmu } from '../kvm_host_x86.ts';
 import { isGuestMode, kvmReadCr0, kvmReadCr3, kvmReadCr4 } from '../x86/cache_regs.ts';
 import { kvmInjectPageFault } from '../x86/inject_page_fault.ts';
 import { updatePermissionBitmask, updatePermissionBitmaskEpt, updatePkruBitmask } from './permission.ts';
-import { ACC, ROLE, ROLE_ACCESS_SHIFT, ROLE_EXT, ROLE_SMM_SHIFT } from './role.ts';
+import { ACC, mmuIsNested, ROLE, ROLE_ACCESS_SHIFT, ROLE_EXT, ROLE_SMM_SHIFT } from './role.ts';
 import { kvmMmuNewPgd } from './root_cache.ts';
 import { resetRsvdsBitsMask64, resetRsvdsBitsMaskEpt } from './rsvd_bits.ts';
+
+export { mmuIsNested } from './role.ts';
 
 const ACC_ALL = ACC.ALL << ROLE_ACCESS_SHIFT;
 
@@ -22,9 +24,6 @@ const ACC_ALL = ACC.ALL << ROLE_ACCESS_SHIFT;
 const HF_SMM_MASK = 0x40;
 
 const isSmm = (vcpu: Vcpu): boolean => (vcpu.arch.hflags & HF_SMM_MASK) !== 0;
-
-/** mmu_is_nested(): linear addresses are L2's and go through L2's tables and L1's for L2. */
-export const mmuIsNested = (vcpu: Vcpu): boolean => vcpu.arch.walkMmu === vcpu.arch.nestedMmu;
 
 /** kvm_calc_cpu_role(), the base role. */
 export function kvmCalcCpuRoleBase(vcpu: Vcpu): number {

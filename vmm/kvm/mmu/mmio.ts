@@ -9,6 +9,7 @@ import type { Vcpu } from '../kvm_host.ts';
 import { KVM_MEMSLOT_GEN_UPDATE_IN_PROGRESS } from '../memslots.ts';
 import { TP } from '../trace_events.ts';
 import { RET_PF, type LastSpte } from './page_fault.ts';
+import { mmuIsNested } from './role.ts';
 import { isMmioSpte, mmioSpteGen, mmioSpteGfn, MMIO_SPTE_GEN_MASK, spteU64 } from './spte.ts';
 import { tdpLastSpte } from './tdp_iter.ts';
 
@@ -41,7 +42,8 @@ export function vcpuMatchMmioGpa(vcpu: Vcpu, gpa: Gpa): boolean {
  * if there is no MMIO entry any more.
  */
 export function handleMmioPageFault(vcpu: Vcpu, addr: Gpa): number {
-  if (vcpuMatchMmioGpa(vcpu, addr)) return RET_PF.EMULATE;
+  // L2's addresses are not those of the cache.
+  if (!mmuIsNested(vcpu) && vcpuMatchMmioGpa(vcpu, addr)) return RET_PF.EMULATE;
   const { machine } = vcpu.kvm.host;
   const { trace, masks } = vcpu.kvm.module;
   const gfn = Math.floor(addr / PAGE_SIZE) as Gfn;

@@ -4,7 +4,6 @@
  * kvm_mmu_free_obsolete_roots() of arch/x86/kvm/mmu/mmu.c, 6.12, for two-dimensional paging.
  */
 import type { Steps } from '../../host/steps.ts';
-import { UnimplementedError } from '../../machine/errors.ts';
 import type { Kvm, Vcpu } from '../kvm_host.ts';
 import {
   INVALID_PAGE,
@@ -12,30 +11,55 @@ import {
   KVM_MMU_ROOT_CURRENT,
   KVM_MMU_ROOTS_ALL,
   type KvmMmu,
+  type KvmMmuRootInfo,
   type MaybeSteps,
 } from '../kvm_host_x86.ts';
 import { kvmMmuFreeRoots, kvmMmuRootPrevious } from './free_roots.ts';
 import { kvmInitMmu, kvmMmuInvalidateRoles } from './init.ts';
+import { KvmMmuPage } from './mmu_page.ts';
+import { freeDummyRoot, mmuAllocShadowRoots } from './shadow_roots.ts';
+import { doShadowWork, hasShadowWork } from './shadow_work.ts';
+import { zapAllShadowPages } from './shadow_zap.ts';
 import { kvmTdpMmuAllocRoot, kvmTdpMmuInvalidateRoots, kvmTdpMmuZapInvalidatedRoots } from './tdp_roots.ts';
+import { isObsoleteSp } from './unsync.ts';
 
-/** kvm_mmu_reload(): make sure that there is a root; 0 or a negated errno. */
+/**
+ * kvm_mmu_reload(): make sure that there is a root, and that shadow pages are as the guest may expect; 0 or a negated
+ * errno.
+ */
 export function kvmMmuReload(vcpu: Vcpu): MaybeSteps<number> {
+  if (hasShadowWork(vcpu.kvm)) return reloadAfterWork(vcpu);
   return vcpu.arch.mmu.root.hpa === INVALID_PAGE ? kvmMmuLoad(vcpu) : 0;
+}
+
+function* reloadAfterWork(vcpu: Vcpu): Steps<number> {
+  yield* doShadowWork(vcpu.kvm);
+  const r = vcpu.arch.mmu.root.hpa === INVALID_PAGE ? kvmMmuLoad(vcpu) : 0;
+  return typeof r === 'number' ? r : yield* r;
 }
 
 /** kvm_mmu_load(): get a root and point the hardware at it. */
 export function kvmMmuLoad(vcpu: Vcpu): MaybeSteps<number> {
   const { mmu } = vcpu.arch;
-  const { ops } = vcpu.kvm.module;
-  if (!mmu.rootRole.direct) throw new UnimplementedError('shadow paging');
+  if (!mmu.rootRole.direct) return loadShadow(vcpu);
   const root = kvmTdpMmuAllocRoot(vcpu);
   if (typeof root === 'number') return root;
   mmu.root.hpa = root.hpa;
   mmu.root.sp = root;
   mmu.root.pgd = 0;
+  return loaded(vcpu);
+}
+
+function* loadShadow(vcpu: Vcpu): Steps<number> {
+  const r = yield* mmuAllocShadowRoots(vcpu);
+  return r === 0 ? loaded(vcpu) : r;
+}
+
+/** There is a new root. */
+function loaded(vcpu: Vcpu): number {
   kvmMmuLoadPgd(vcpu);
   // A root's address may have belonged to an older root: nothing cached under it may be used.
-  ops.flushTlbCurrent(vcpu);
+  vcpu.kvm.module.ops.flushTlbCurrent(vcpu);
   return 0;
 }
 
@@ -72,11 +96,17 @@ export function kvmMmuFreeObsoleteRoots(vcpu: Vcpu): void {
 
 function freeObsolete(kvm: Kvm, mmu: KvmMmu): void {
   let roots = 0;
-  if (mmu.root.sp?.role.invalid === true) roots |= KVM_MMU_ROOT_CURRENT;
+  if (isObsoleteRoot(kvm, mmu.root)) roots |= KVM_MMU_ROOT_CURRENT;
   for (let i = 0; i < KVM_MMU_NUM_PREV_ROOTS; i++) {
-    if (mmu.prevRoots[i]!.sp?.role.invalid === true) roots |= kvmMmuRootPrevious(i);
+    if (isObsoleteRoot(kvm, mmu.prevRoots[i]!)) roots |= kvmMmuRootPrevious(i);
   }
   if (roots !== 0) kvmMmuFreeRoots(kvm, mmu, roots);
+}
+
+/** is_obsolete_root(): a root without a page may be of any age. */
+function isObsoleteRoot(kvm: Kvm, { hpa, sp }: KvmMmuRootInfo): boolean {
+  if (hpa === INVALID_PAGE) return false;
+  return sp instanceof KvmMmuPage ? isObsoleteSp(kvm, sp) : sp === null || sp.role.invalid;
 }
 
 /** kvm_mmu_destroy(): the vCPU goes away. */
@@ -86,6 +116,8 @@ export const kvmMmuDestroy = (vcpu: Vcpu): void => kvmMmuUnload(vcpu);
 export function* kvmMmuUninitVm(kvm: Kvm): Steps<void> {
   if (!kvm.mmuLock.writeFastLock()) yield* kvm.mmuLock.writeLock();
   kvmTdpMmuInvalidateRoots(kvm);
+  yield* zapAllShadowPages(kvm);
+  freeDummyRoot(kvm);
   kvm.mmuLock.writeUnlock();
   yield* kvmTdpMmuZapInvalidatedRoots(kvm);
 }

@@ -52,6 +52,10 @@ export class KvmPageFault {
   lookupPfn: Pfn = KVM_PFN_ERR.FAULT;
   /** A table that a huge page replaced: to be freed after a flush; or 0. */
   replacedTable = 0;
+  /** The table page that the walk has reached. */
+  table = 0;
+  /** The access writes a table that translates it: the CPU cannot complete it when the table is not shadowed any more. */
+  writeFaultToShadowPgtable = false;
   readonly last: LastSpte = { sptep: 0, level: 0 };
 
   /** A new fault at a guest-physical address. */
@@ -72,5 +76,6 @@ export class KvmPageFault {
     this.refcounted = false;
     this.mapWritable = false;
     this.replacedTable = 0;
+    this.writeFaultToShadowPgtable = false;
   }
 }

@@ -4,6 +4,7 @@
  * kvm_cpu_role: the same word and an extended one). Mirrors arch/x86/include/asm/kvm_host.h, 6.12. A role is one int32, so
  * that comparing two is one comparison.
  */
+import type { Vcpu } from '../kvm_host.ts';
 
 /** Bits of union kvm_mmu_page_role. */
 // prettier-ignore
@@ -41,6 +42,9 @@ export const ROLE_EXT = {
 
 /** ACC_*_MASK: rights of an entry; for EPT, USER stands for readable. */
 export const ACC = { EXEC: 1, WRITE: 2, USER: 4, ALL: 7 } as const;
+
+/** mmu_is_nested(): linear addresses are L2's and go through L2's tables and L1's for L2. */
+export const mmuIsNested = (vcpu: Vcpu): boolean => vcpu.arch.walkMmu === vcpu.arch.nestedMmu;
 
 /** A role of a table page. */
 export class KvmMmuPageRole {

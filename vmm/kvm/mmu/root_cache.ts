@@ -15,6 +15,7 @@ import {
 import { KVM_REQ } from '../request_numbers.ts';
 import { kvmMakeRequest } from '../requests.ts';
 import { vcpuClearMmioInfo } from './mmio.ts';
+import { clearSpWriteFloodingCount } from './mmu_page.ts';
 import { ROLE } from './role.ts';
 import { kvmMmuFreeRoots } from './free_roots.ts';
 
@@ -73,4 +74,5 @@ export function kvmMmuNewPgd(vcpu: Vcpu, pgd: number): void {
     kvmMakeRequest(KVM_REQ.TLB_FLUSH_CURRENT, vcpu);
   }
   vcpuClearMmioInfo(vcpu);
+  clearSpWriteFloodingCount(mmu.root.sp);
 }

@@ -93,6 +93,32 @@ export const restoreAccessTrackLo = (lo: number, hi: number): number =>
 export const isAccessedSpte = (masks: SpteMasks, lo: number): boolean =>
   masks.accessed === 0 ? !isAccessTrackSpte(masks, lo) : (lo & masks.accessed) !== 0;
 
+// The shadow MMU has pages with accessed and dirty bits and without at the same time: each entry says which it is.
+
+/** spte_ad_enabled(). */
+export const spteAdEnabled = (hi: number): boolean => (hi & SPTE_HI.TDP_AD_DISABLED) === 0;
+
+/** is_accessed_spte(). */
+export const isAccessedShadowSpte = (masks: SpteMasks, lo: number, hi: number): boolean =>
+  (lo & (spteAdEnabled(hi) ? masks.accessed : masks.rwx)) !== 0;
+
+/** mmu_spte_age() of an accessed leaf: without accessed bits, the next access must fault. */
+export function markShadowSpteOld(masks: SpteMasks, i32: Int32Array, sptep: number): void {
+  const lo = i32[sptep]!;
+  const hi = i32[sptep + 1]!;
+  if (spteAdEnabled(hi)) {
+    i32[sptep] = lo & ~masks.accessed;
+    return;
+  }
+  i32[sptep] = markAccessTrackLo(masks, lo);
+  i32[sptep + 1] = (hi & ~SPTE_HI.ACC_TRACK_MASK) | savedAccess(masks, lo);
+}
+
+/** make_nonleaf_spte() of the shadow MMU: both words, by whether the page has accessed and dirty bits. */
+export const makeShadowNonleafLo = (masks: SpteMasks, table: number, adDisabled: boolean): number =>
+  adDisabled ? makeNonleafSpteLo(masks, table) & ~masks.accessed : makeNonleafSpteLo(masks, table);
+export const shadowNonleafHi = (adDisabled: boolean): number => (adDisabled ? SPTE_HI.TDP_AD_DISABLED : 0);
+
 /** The entry as the 64-bit value that traces show. */
 export const spteU64 = (lo: number, hi: number): bigint => (BigInt(hi >>> 0) << 32n) | BigInt(lo >>> 0);
 

@@ -107,7 +107,7 @@ export function tdpMmuSetSpte(
 }
 
 /** kvm_update_page_stats(). */
-function kvmUpdatePageStats(kvm: Kvm, level: number, count: number): void {
+export function kvmUpdatePageStats(kvm: Kvm, level: number, count: number): void {
   if (level === 1) kvm.stat.pages_4k += count;
   else if (level === 2) kvm.stat.pages_2m += count;
   else kvm.stat.pages_1g += count;

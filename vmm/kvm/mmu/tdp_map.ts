@@ -16,6 +16,7 @@ import {
   isLargePte,
   isLastSpte,
   isShadowPresentPte,
+  isWritablePte,
   makeNonleafSpteLo,
   mmioSpteHi,
   mmioSpteLo,
@@ -30,6 +31,7 @@ import {
 import { sptepOf, tdpMmuSetSpte } from './tdp_iter.ts';
 import { tdpMmuAllocPage } from './tdp_pages.ts';
 import { tdpMmuSplitHugePage } from './tdp_split.ts';
+import { mmuTryToUnsyncPages } from './unsync.ts';
 
 /** kvm_tdp_mmu_map(): with mmu_lock held for reading. RET_PF.*, or -ENOMEM. */
 export function kvmTdpMmuMap(vcpu: Vcpu, fault: KvmPageFault): number {
@@ -78,16 +80,26 @@ function mapTargetLevel(vcpu: Vcpu, fault: KvmPageFault, sptep: number): number 
   if (fault.slot === null) return mapMmio(vcpu, fault, sptep);
   const level = fault.goalLevel;
   const oldLo = i32[sptep]!;
+  const wrprot = fault.mapWritable && mustWriteProtect(vcpu, fault, oldLo);
+  if (wrprot) fault.mapWritable = false;
   const lo = makeSpteLo(vcpu, fault);
-  const hi = makeSpteHi(vcpu, fault);
-  if (lo === oldLo && hi === i32[sptep + 1]!) return RET_PF.SPURIOUS;
+  const hi = makeSpteHi(vcpu, fault) | (wrprot ? SPTE_HI.HOST_WRITABLE : 0);
+  const r = wrprot && fault.write ? RET_PF.WRITE_PROTECTED : RET_PF.FIXED;
+  if (lo === oldLo && hi === i32[sptep + 1]!) return wrprot ? r : RET_PF.SPURIOUS;
   // A table gives way to a huge page: other CPUs may be walking it.
   if (isShadowPresentPte(oldLo) && !isLastSpte(oldLo, level)) fault.replacedTable = spteHpa(oldLo);
   tdpMmuSetSpte(kvm, vcpu.arch.mmu.rootRole.smm, sptep, level, fault.gfn, lo, hi);
   const { trace } = kvm.module;
   if (trace.on[TP.KVM_MMU_SET_SPTE])
     trace.record(TP.KVM_MMU_SET_SPTE, fault.gfn, spteU64(lo, hi), level, sptep * 4);
-  return RET_PF.FIXED;
+  return r;
+}
+
+/** Is a table that L0 shadows at the gfn? One of level 1 becomes unsync instead. */
+function mustWriteProtect(vcpu: Vcpu, fault: KvmPageFault, oldLo: number): boolean {
+  const wasWritable = isShadowPresentPte(oldLo) && isLastSpte(oldLo, fault.goalLevel) && isWritablePte(oldLo);
+  if (wasWritable) return false;
+  return !mmuTryToUnsyncPages(vcpu.kvm, fault.gfn, vcpu.arch.mmu.rootRole.smm, 'fault');
 }
 
 /** make_spte(), low word; marks the page dirty if it becomes writable while dirty logging is on. */

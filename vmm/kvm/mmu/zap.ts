@@ -14,6 +14,13 @@ import type { KvmMemorySlot } from '../memslots.ts';
 import { KVM_REQ } from '../request_numbers.ts';
 import { kvmFlushRemoteTlbs, kvmMakeAllCpusRequest, kvmVcpuKick } from '../requests.ts';
 import { TP } from '../trace_events.ts';
+import { forEachRmapInRange, MAX_LEAF_LEVEL, zapSpte } from './rmap.ts';
+import {
+  kvmMmuCommitZapPages,
+  kvmMmuPrepareZapPage,
+  kvmZapObsoletePages,
+  zapAllShadowPages,
+} from './shadow_zap.ts';
 import { MMIO_SPTE_GEN_MASK } from './spte.ts';
 import { tdpMmuSetSpte, tdpWalkLeaves } from './tdp_iter.ts';
 import {
@@ -40,21 +47,28 @@ export function* kvmMmuZapAllFast(kvm: Kvm): Steps<void> {
   kvm.arch.mmuValidGen ^= 1;
   kvmTdpMmuInvalidateRoots(kvm);
   yield* kvmMakeAllCpusRequest(kvm, KVM_REQ.MMU_FREE_OBSOLETE_ROOTS);
+  yield* kvmZapObsoletePages(kvm);
   kvm.mmuLock.writeUnlock();
   yield* kvmTdpMmuZapInvalidatedRoots(kvm);
 }
 
-/** kvm_mmu_zap_memslot(): only the slot's own leaves. */
+/** kvm_mmu_zap_memslot(): only the slot's own leaves, and what shadows tables in it. */
 export function* kvmMmuZapMemslot(kvm: Kvm, slot: KvmMemorySlot): Steps<void> {
   if (!kvm.mmuLock.writeFastLock()) yield* kvm.mmuLock.writeLock();
   const range = { slot, start: slot.baseGfn, end: (slot.baseGfn + slot.npages) as Gfn, mayBlock: true };
-  if (yield* kvmUnmapGfnRange(kvm, range)) yield* kvmFlushRemoteTlbs(kvm);
+  for (const sp of kvm.arch.shadow.active) {
+    const inSlot = sp.role.smm === slot.asId && sp.gfn >= range.start && sp.gfn < range.end;
+    if (inSlot && sp.hasGptes) kvmMmuPrepareZapPage(kvm, sp);
+  }
+  if (yield* kvmUnmapGfnRange(kvm, range)) kvm.arch.shadow.flush = true;
+  yield* kvmMmuCommitZapPages(kvm);
   kvm.mmuLock.writeUnlock();
 }
 
 /** kvm_mmu_zap_all(): every root, before the VM or its process goes away. */
 export function* kvmMmuZapAll(kvm: Kvm): Steps<void> {
   if (!kvm.mmuLock.writeFastLock()) yield* kvm.mmuLock.writeLock();
+  yield* zapAllShadowPages(kvm);
   yield* forEachTdpMmuRoot(kvm, null, 'all', (root) => tdpMmuZapRoot(kvm, root, 'write'));
   yield* kvmFlushRemoteTlbs(kvm);
   kvm.mmuLock.writeUnlock();
@@ -69,9 +83,12 @@ export interface KvmGfnRange {
   readonly mayBlock: boolean;
 }
 
-/** kvm_tdp_mmu_unmap_gfn_range(): with mmu_lock held for writing; true if the TLBs must be flushed before it is dropped. */
+/** kvm_unmap_gfn_range(): with mmu_lock held for writing; true if the TLBs must be flushed before it is dropped. */
 export function* kvmUnmapGfnRange(kvm: Kvm, range: KvmGfnRange): Steps<boolean> {
-  const pending = { flush: false };
+  const { start, end, slot } = range;
+  const leaves = { asId: slot.asId, start, end, minLevel: 1, maxLevel: MAX_LEAF_LEVEL };
+  // A leaf that is gone already may still be in a TLB.
+  const pending = { flush: forEachRmapInRange(kvm, leaves, zapSpte) || kvm.arch.shadow.flush };
   yield* forEachTdpMmuRoot(kvm, range.slot.asId, 'all', (root) => tdpMmuZapLeafs(kvm, root, range, pending));
   return pending.flush;
 }

@@ -23,13 +23,14 @@ import { kvmCreateVm, kvmVmIoctlCreateVcpu, vcpuLoad, vcpuPut } from '../kvm_mai
 import { kvmVmIoctlSetUserMemoryRegion } from '../memory_region.ts';
 import { kvmMmuPageFault } from '../mmu/fault.ts';
 import { kvmInitMmu } from '../mmu/init.ts';
-import { kvmMmuFreeObsoleteRoots, kvmMmuReload } from '../mmu/mmu.ts';
+import { kvmMmuFreeObsoleteRoots, kvmMmuLoadPgd, kvmMmuReload } from '../mmu/mmu.ts';
 import { RET_PF } from '../mmu/page_fault.ts';
 import { eptMasks, spteIndex } from '../mmu/spte.ts';
 import { KvmModule } from '../module.ts';
 import { parseParams } from '../params.ts';
 import { KVM_REQ, VCPU_MODE } from '../request_numbers.ts';
 import { kvmCheckRequest, kvmRequestPending } from '../requests.ts';
+import { markAvail } from '../x86/cache_regs.ts';
 
 /** The test guest's TLB; kept per vCPU in `arch.vendor`. */
 export class TestTlb {
@@ -56,6 +57,9 @@ const testOps = {
   flushTlbCurrent: (vcpu: Vcpu) => tlbOf(vcpu).flush(),
   flushTlbGuest: (vcpu: Vcpu) => tlbOf(vcpu).flush(),
   loadMmuPgd: nothing,
+  cacheReg: (vcpu: Vcpu, reg: number) => markAvail(vcpu, reg),
+  getCpl: zero,
+  getRflags: () => 2,
   getMtMask: () => 0x30,
 } as unknown as KvmX86Ops;
 
@@ -180,6 +184,7 @@ export function* guestAccess(vcpu: Vcpu, gpa: number, write?: number): Steps<Acc
   let srcu = idx;
   while (result === null) {
     if (kvmCheckRequest(KVM_REQ.MMU_FREE_OBSOLETE_ROOTS, vcpu)) kvmMmuFreeObsoleteRoots(vcpu);
+    if (kvmCheckRequest(KVM_REQ.LOAD_MMU_PGD, vcpu)) kvmMmuLoadPgd(vcpu);
     if (kvmCheckRequest(KVM_REQ.TLB_FLUSH, vcpu)) tlbOf(vcpu).flush();
     const reload = kvmMmuReload(vcpu);
     const error = typeof reload === 'number' ? reload : yield* reload;

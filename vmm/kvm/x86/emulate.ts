@@ -33,6 +33,7 @@ import {
 import { emulateBinary, emulateUnary } from './emulate_ops.ts';
 import { kvmInjectEmulatedException, kvmQueueException } from './events.ts';
 import { kvmSingleStep } from './skip.ts';
+import { kvmMmuUnprotectGfn } from '../mmu/shadow_work.ts';
 import { kvmInjectEmulatedPageFault } from '../mmu/invalidate_addr.ts';
 import { X86Exception } from './x86_exception.ts';
 import { mmioExit, mmioPieces, readPiece, writePiece } from './mmio.ts';
@@ -73,9 +74,18 @@ function injectFault(vcpu: Vcpu, fault: EmulatedFault): number {
   return 1;
 }
 
+/** kvm_unprotect_and_retry_on_failure(): what is not emulated can be executed once the table is not shadowed any more. */
+function unprotectAndRetry(vcpu: Vcpu): boolean {
+  const { arch, kvm } = vcpu;
+  if (arch.retryGfn < 0 || !kvmMmuUnprotectGfn(kvm, arch.retryGfn)) return false;
+  arch.lastRetry.rip = kvmRipRead(vcpu);
+  arch.lastRetry.addr = arch.pageFault.addr;
+  return true;
+}
+
 /** handle_emulation_failure(): user code gets UD; for the kernel's, userspace sees the bytes and the exit. */
 function emulationFailure(vcpu: Vcpu, bytes: Uint8Array): number {
-  if (vcpu.guestPageBusy) return 1;
+  if (vcpu.guestPageBusy || unprotectAndRetry(vcpu)) return 1;
   vcpu.stat.insn_emulation_fail++;
   const { run, kvm } = vcpu;
   kvmQueueException(vcpu, VECTOR.UD);

@@ -4,12 +4,13 @@
  * virt/kvm/kvm_main.c, 6.12. Plain code: a page that would have to be waited for (mmap_lock, a migration) counts as inaccessible, and
  * marks the vCPU; who emulates an instruction begins it anew.
  */
-import { PAGE_SIZE, gfn, hva, offsetInPage, type Gpa } from '../../../lib/x86/addr.ts';
+import { PAGE_SIZE, gfn, gpa, hva, offsetInPage, type Gpa } from '../../../lib/x86/addr.ts';
 import { ERRNO } from '../../../lib/uapi/errno.ts';
 import { copyFromUser, copyToUser } from '../../host/mm/user_access.ts';
 import { gfnToHvaSlot, kvmVcpuGfnToMemslot } from '../guest_memory.ts';
 import { kvmIsErrorHva, type Vcpu } from '../kvm_host.ts';
 import { markPageDirtyInSlot } from '../dirty_bitmap.ts';
+import { kvmMmuTrackWrite } from '../mmu/shadow_work.ts';
 
 /** Split [addr, addr + length) at page borders. */
 function forEachPage(
@@ -52,6 +53,7 @@ export function kvmVcpuWriteGuest(vcpu: Vcpu, addr: Gpa, bytes: Uint8Array): num
     const copied = copyToUser(vcpu.kvm.mm, hva(address + offset), bytes.subarray(done, done + piece));
     if (copied < 0) return failure(vcpu, copied);
     markPageDirtyInSlot(slot, gfn(page));
+    kvmMmuTrackWrite(vcpu.kvm, gpa(page * PAGE_SIZE + offset), piece);
     return 0;
   });
 }

@@ -6,6 +6,7 @@ import type { Vcpu } from '../kvm_host.ts';
 import type { MaybeSteps } from '../kvm_host_x86.ts';
 import { kvmMmuPageFault } from '../mmu/fault.ts';
 import { RET_PF } from '../mmu/page_fault.ts';
+import { kvmMmuUnprotectGfn } from '../mmu/shadow_work.ts';
 import { TP } from '../trace_events.ts';
 import { kvmRipRead } from './cache_regs.ts';
 import { kvmEmulateInstruction } from './emulate.ts';
@@ -24,7 +25,18 @@ function finish(vcpu: Vcpu, address: Gpa, r: number): number {
   if (r < 0) return r;
   if (r !== RET_PF.EMULATE) return 1;
   // X86EMUL_UNHANDLEABLE_VECTORING: the instruction at RIP is not what accessed the address.
-  return exitIsVectoring(vcpu) ? kvmPrepareEventVectoringExit(vcpu, address) : kvmEmulateInstruction(vcpu);
+  if (exitIsVectoring(vcpu)) return vectoring(vcpu, address);
+  const done = kvmEmulateInstruction(vcpu);
+  vcpu.arch.retryGfn = -1;
+  return done;
+}
+
+/** An event cannot be delivered through what would have to be emulated, unless a table is all that is in the way. */
+function vectoring(vcpu: Vcpu, address: Gpa): number {
+  const { retryGfn } = vcpu.arch;
+  vcpu.arch.retryGfn = -1;
+  if (retryGfn >= 0 && kvmMmuUnprotectGfn(vcpu.kvm, retryGfn)) return 1;
+  return kvmPrepareEventVectoringExit(vcpu, address);
 }
 
 function* finishLater(vcpu: Vcpu, address: Gpa, steps: Steps<number>): Steps<number> {

@@ -15,6 +15,7 @@ import type { MaybeSteps } from '../kvm_host_x86.ts';
 import { kvmVcpuBlock, kvmVcpuHalt } from '../vcpu_block.ts';
 import { kvmInitMmu } from '../mmu/init.ts';
 import { kvmMmuFreeObsoleteRoots, kvmMmuLoadPgd, kvmMmuReload } from '../mmu/mmu.ts';
+import { kvmMmuSyncRoots } from '../mmu/shadow_sync.ts';
 import { KVM_REQ, VCPU_MODE } from '../request_numbers.ts';
 import { kvmCheckRequest, kvmMakeRequest, kvmRequestPending, kvmTestRequest } from '../requests.ts';
 import {
@@ -89,6 +90,7 @@ function tripleFault(vcpu: Vcpu): number {
 function processRequests(vcpu: Vcpu): number {
   const { ops } = vcpu.kvm.module;
   if (kvmCheckRequest(KVM_REQ.MMU_FREE_OBSOLETE_ROOTS, vcpu)) kvmMmuFreeObsoleteRoots(vcpu);
+  if (kvmCheckRequest(KVM_REQ.MMU_SYNC, vcpu)) kvmMmuSyncRoots(vcpu);
   if (kvmCheckRequest(KVM_REQ.LOAD_MMU_PGD, vcpu)) kvmMmuLoadPgd(vcpu);
   if (kvmCheckRequest(KVM_REQ.TLB_FLUSH, vcpu)) {
     vcpu.stat.tlb_flush++;
