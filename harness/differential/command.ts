@@ -8,11 +8,11 @@ import { join } from 'node:path';
 import { performance } from 'node:perf_hooks';
 import { parseArgs } from 'node:util';
 import { UsageError } from '../../lib/kvm_util/test_util.ts';
-import { bochsInstalled, HOW_TO_INSTALL, runBochs } from './bochs.ts';
+import { bochsInstalled, type BochsRun, HOW_TO_INSTALL, runBochs } from './bochs.ts';
 import { compareTexts, expectedText, type ComparedLine, type LineVerdict } from './compare.ts';
-import { CORPUS, expectedFile } from './corpus.ts';
-import { runHere } from './guest_vm.ts';
-import type { DifferentialProgram } from './program.ts';
+import { CORPUS, expectedFile, runHere } from './corpus.ts';
+import { buildDisk } from './guest_vm.ts';
+import type { DifferentialProgram, Side } from './program.ts';
 
 type Write = (line: string) => void;
 
@@ -61,6 +61,12 @@ function attempt<T>(body: () => T): T {
 
 type Counts = Record<LineVerdict, number>;
 
+interface Judgement {
+  readonly text: string;
+  readonly lines: readonly ComparedLine[];
+  readonly counts: Counts;
+}
+
 const countOf = (lines: readonly ComparedLine[]): Counts => {
   const counts = { equal: 0, differs: 0, skipped: 0, listed: 0 };
   for (const { verdict } of lines) counts[verdict]++;
@@ -92,27 +98,38 @@ function showDifferences(program: DifferentialProgram, lines: readonly ComparedL
   if (differing.length > SHOWN) write(`  and ${differing.length - SHOWN} more`);
 }
 
-/** One program on both sides. */
-async function judge(program: DifferentialProgram, options: Options, write: Write): Promise<Counts> {
+/** One side's text against that of Bochs. */
+function judgeSide(program: DifferentialProgram, side: Side, bochs: BochsRun, write: Write): Judgement {
   const start = performance.now();
-  const folder = keptFolder(options.keep, program.name);
-  const { text, disk } = runHere(program);
-  const bochs = await runBochs(disk, {
-    seconds: BOCHS_SECONDS,
-    ...(folder === undefined ? {} : { keep: folder }),
-  });
-  if (folder !== undefined) {
-    writeFileSync(join(folder, 'here.txt'), text);
-    writeFileSync(join(folder, 'bochs.txt'), bochs.text);
-  }
+  const text = runHere(program, side);
   const lines = compareTexts(program.name, text, bochs.text);
   const counts = countOf(lines);
   // A run that was given up is a difference, whatever its text.
   if (bochs.trouble !== undefined && counts.differs === 0) counts.differs = 1;
-  write(`${program.name}: ${summary(counts)}, ${seconds(start)}`);
-  if (bochs.trouble !== undefined) write(`  ${program.name}: ${bochs.trouble}`);
+  write(`${program.name} on ${side}: ${summary(counts)}, ${seconds(start)}`);
   showDifferences(program, lines, write);
-  if (options.update && counts.differs === 0) writeFileSync(expectedFile(program.name), expectedText(lines));
+  return { text, lines, counts };
+}
+
+/** One program on all its sides. */
+async function judge(
+  program: DifferentialProgram,
+  options: Options,
+  write: Write,
+): Promise<readonly Counts[]> {
+  const start = performance.now();
+  const keep = keptFolder(options.keep, program.name);
+  const { disk } = buildDisk(program);
+  const bochs = await runBochs(disk, { seconds: BOCHS_SECONDS, ...(keep === undefined ? {} : { keep }) });
+  write(`${program.name} on Bochs: ${bochs.trouble ?? 'done'}, ${seconds(start)}`);
+  const judgements = program.on.map((side) => judgeSide(program, side, bochs, write));
+  if (keep !== undefined) {
+    writeFileSync(join(keep, 'bochs.txt'), bochs.text);
+    judgements.forEach(({ text }, n) => writeFileSync(join(keep, `${program.on[n]!}.txt`), text));
+  }
+  const counts = judgements.map((judgement) => judgement.counts);
+  if (options.update && counts.every(({ differs }) => differs === 0))
+    writeFileSync(expectedFile(program.name), expectedText(judgements.map(({ lines }) => lines)));
   return counts;
 }
 
@@ -126,8 +143,8 @@ export async function differentialCommand(argv: readonly string[], write: Write)
   const start = performance.now();
   const total: Counts = { equal: 0, differs: 0, skipped: 0, listed: 0 };
   for (const program of options.programs) {
-    const counts = await judge(program, options, write);
-    for (const key of Object.keys(total) as LineVerdict[]) total[key] += counts[key];
+    for (const counts of await judge(program, options, write))
+      for (const key of Object.keys(total) as LineVerdict[]) total[key] += counts[key];
   }
   write(`${options.programs.length} programs: ${summary(total)}, ${seconds(start)}`);
   return total.differs === 0 ? 0 : 1;

@@ -6,20 +6,17 @@
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
 import { checkExpected, linesOf } from './compare.ts';
-import { CORPUS, expectedFile } from './corpus.ts';
-import { runHere } from './guest_vm.ts';
+import { CORPUS, expectedFile, runHere } from './corpus.ts';
 import { loadSnippets } from './core/program.ts';
 
 describe('the differential corpus', () => {
-  it.each(CORPUS.map((program) => [program.name, program] as const))(
-    '%s prints what Bochs printed',
-    (name, program) => {
-      const { text } = runHere(program);
-      const kept = readFileSync(expectedFile(name), 'utf8');
-      expect(checkExpected(kept, text)).toEqual([]);
-      expect(linesOf(text).length).toBeGreaterThan(10);
-    },
-  );
+  const runs = CORPUS.flatMap((program) => program.on.map((side) => [program.name, side, program] as const));
+  it.each(runs)('%s on %s prints what Bochs printed', (name, side, program) => {
+    const text = runHere(program, side);
+    const kept = readFileSync(expectedFile(name), 'utf8');
+    expect(checkExpected(kept, text)).toEqual([]);
+    expect(linesOf(text).length).toBeGreaterThan(10);
+  });
 
   it('has a file of agreed lines for each program and no other', () => {
     const files = readdirSync(new URL('expected/', import.meta.url));

@@ -32,6 +32,8 @@ export interface BuiltGuest {
   readonly vcpu: KvmVcpu;
   /** The whole disk: boot sector and guest memory from LOAD_BASE on. */
   readonly disk: Uint8Array;
+  /** Physical and linear address of the entry code. */
+  readonly entry: number;
 }
 
 /** The page of the entry code: the first of the guest's memory, mapped at its physical address. */
@@ -70,7 +72,7 @@ export function* buildGuest(host: EmulatedHost, program: DifferentialProgram): S
   const { fd } = vcpu;
   const state = { regs: fd.getRegs(), sregs: fd.getSregs(), lapic: fd.getLapic().regs };
   host.memory.write(addrGpa2hva(vm, entry), entryCode(entry, state));
-  return { vm, vcpu, disk: diskOf(vm, entry) };
+  return { vm, vcpu, disk: diskOf(vm, entry), entry };
 }
 
 /** What the guest says until it shuts down. */
@@ -118,14 +120,23 @@ function strayExit(vcpu: KvmVcpu, bytes: readonly number[]): TestFailure {
 export const differentialHost = (heartbeat?: () => void): EmulatedHost =>
   createEmulatedHost({ ramBytes: HOST_RAM, nrCpus: 1, ...(heartbeat === undefined ? {} : { heartbeat }) });
 
-/** Run a program here: its text, and the disk that another emulator boots. */
-export function runHere(program: DifferentialProgram): { readonly text: string; readonly disk: Uint8Array } {
+/** A program's disk, without running it. */
+export function buildDisk(program: DifferentialProgram): Pick<BuiltGuest, 'disk' | 'entry'> {
   const host = differentialHost();
-  const out: { text: string; disk: Uint8Array } = { text: '', disk: new Uint8Array() };
+  const built: BuiltGuest[] = [];
   host.runMain(function* () {
-    const { vcpu, disk } = yield* buildGuest(host, program);
-    out.disk = disk;
+    built.push(yield* buildGuest(host, program));
+  });
+  return built[0]!;
+}
+
+/** A program's text as L1 on L0. */
+export function runOnL0(program: DifferentialProgram): string {
+  const host = differentialHost();
+  const out = { text: '' };
+  host.runMain(function* () {
+    const { vcpu } = yield* buildGuest(host, program);
     out.text = yield* textOf(vcpu);
   });
-  return out;
+  return out.text;
 }

@@ -7,11 +7,16 @@ import type { GuestImage } from '../../lib/guest/index.ts';
 import type { Steps } from '../../lib/kvm_util/backend.ts';
 import type { KvmVcpu, KvmVm } from '../../lib/kvm_util/kvm_util.ts';
 
+/** Where a program runs here: as L1 on L0, or as the only software of the emulated machine. */
+export type Side = 'L0' | 'machine';
+
 export interface DifferentialProgram {
   /** Name on the command line and of the file of agreed lines. */
   readonly name: string;
   /** What it covers, in a few words. */
   readonly summary: string;
+  /** The sides that are compared with Bochs. */
+  readonly on: readonly Side[];
   readonly image: () => GuestImage;
   /** Pages beyond those of image, stack and tables. */
   readonly extraPages?: number;

@@ -8,7 +8,8 @@ import { describe, expect, it } from 'vitest';
 import { type GuestCode, guestFn, linkGuest, str } from '../../../lib/guest/index.ts';
 import { TestFailure } from '../../../lib/kvm_util/test_util.ts';
 import { e9_printf, e9_puts, e9_shutdown } from '../e9.ts';
-import { runHere } from '../guest_vm.ts';
+import { runBare } from '../bare_machine.ts';
+import { buildDisk, runOnL0 } from '../guest_vm.ts';
 import type { DifferentialProgram } from '../program.ts';
 import { bootSector, LOAD_BASE, SECTOR } from './boot_sector.ts';
 
@@ -52,6 +53,7 @@ describe('a guest of the corpus', () => {
   const guest = (body: (g: GuestCode) => void): DifferentialProgram => ({
     name: 'some_program',
     summary: '',
+    on: ['L0', 'machine'],
     image: () => linkGuest(guestFn('guest_code', [], body)),
   });
   const greeting = guest((g) => {
@@ -61,16 +63,16 @@ describe('a guest of the corpus', () => {
   });
 
   it('speaks through port 0xE9 until it shuts down', () => {
-    expect(runHere(greeting).text).toBe('hello\nab 7\n');
+    expect(runOnL0(greeting)).toBe('hello\nab 7\n');
+    const { disk, entry } = buildDisk(greeting);
+    expect(runBare(disk, entry)).toBe('hello\nab 7\n');
   });
 
   it('gives the same disk each time, with the boot sector in front', () => {
-    const [one, two] = [runHere(greeting).disk, runHere(greeting).disk];
+    const { disk: one, entry } = buildDisk(greeting);
+    const { disk: two } = buildDisk(greeting);
     expect(Buffer.compare(one, two)).toBe(0);
     expect((one.length - SECTOR) % 4096).toBe(0);
-    // The loader's last instructions: mov eax, entry; jmp rax.
-    const jump = Buffer.from(one.subarray(0, SECTOR)).indexOf(Buffer.from([0xff, 0xe0]));
-    const entry = Buffer.from(one).readUInt32LE(jump - 4);
     expect([...one.subarray(0, SECTOR)]).toEqual([...bootSector(one.length / SECTOR - 1, entry)]);
     expect(entry % 4096).toBe(0);
     // The entry code begins with its greeting for port 0xE9.
@@ -84,7 +86,9 @@ describe('a guest of the corpus', () => {
       e9_puts(g, str('last words\n'));
       g.insn('ud2');
     });
-    expect(() => runHere(lost)).toThrow(TestFailure);
-    expect(() => runHere(lost)).toThrow(/unhandled exception UD[\s\S]*last words/);
+    expect(() => runOnL0(lost)).toThrow(TestFailure);
+    expect(() => runOnL0(lost)).toThrow(/unhandled exception UD[\s\S]*last words/);
+    const halted = buildDisk(guest((g) => g.insn('hlt')));
+    expect(() => runBare(halted.disk, halted.entry)).toThrow('the machine stopped');
   });
 });

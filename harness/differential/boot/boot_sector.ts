@@ -8,8 +8,8 @@ import { Assembler } from '../../../lib/asm/assembler.ts';
 import { lab, R } from '../../../lib/asm/operands.ts';
 import { BugError } from '../../../vmm/machine/errors.ts';
 
-/** Where the disk's second sector goes, and what follows it: above the PC's ROMs. */
-export const LOAD_BASE = 0x10_0000;
+/** Where the disk's second sector goes, and what follows it: above the PC's ROMs, and where the machine's RAM begins. */
+export const LOAD_BASE = 0x100_0000;
 export const SECTOR = 512;
 
 const BOOT = 0x7c00;

@@ -94,6 +94,7 @@ function prepareSnippets(vm: KvmVm, privilege: Privilege): void {
 /** Straight-line snippets at one privilege level. */
 export const snippetProgram = (privilege: Privilege): DifferentialProgram => ({
   name: `core_${privilege}`,
+  on: ['L0'],
   summary: `random straight-line snippets at ${privilege} privilege`,
   image: () => linkSnippets(privilege),
   extraPages: WORLD_PAGES,

@@ -16,6 +16,7 @@ import { vmGetPageTableEntry, virtPgMap } from '../../../lib/kvm_util/x86/page_t
 import { RAM_BASE } from '../../../vmm/machine/layout.ts';
 import { Random } from '../../reference/random.ts';
 import { buildWorld, LARGE_USED, RAM_BYTES } from '../../reference/world.ts';
+import { LOAD_BASE } from '../boot/boot_sector.ts';
 import type { Privilege } from './snippet.ts';
 
 /** A page of the world: linear address, offset of its frame in the reference's image, entry bits without the address. */
@@ -29,7 +30,7 @@ export interface WorldPage {
 const FRAME = 0x0007_ffff_ffff_f000n;
 const RAM = BigInt(RAM_BASE);
 /** Where the large page's frames are looked for. */
-const LARGE_GPA = 0x40_0000;
+const LARGE_GPA = LOAD_BASE + 0x40_0000;
 const LARGE_PAGES = 512;
 /** The bits of an entry that the walker sets. */
 const ACCESSED_DIRTY = 0x60n;
@@ -74,7 +75,7 @@ function frameFor(vm: KvmVm, { level }: WorldPage): Gpa {
 }
 
 /** Pages of guest memory that the world needs at most. */
-export const WORLD_PAGES = LARGE_GPA / PAGE_SIZE + LARGE_PAGES + 64;
+export const WORLD_PAGES = (LARGE_GPA - LOAD_BASE) / PAGE_SIZE + LARGE_PAGES + 64;
 
 /** Map the world into a VM and fill it. */
 export function mapWorld(vm: KvmVm, privilege: Privilege): void {

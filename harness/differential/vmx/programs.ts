@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/** The VMX programs of the corpus. */
+import type { DifferentialProgram } from '../program.ts';
+import { vmxErrors } from './errors.ts';
+import { EXIT_CASES } from './exits.ts';
+import { vmxProgram } from './program.ts';
+
+export const VMX_PROGRAMS: readonly DifferentialProgram[] = [
+  vmxProgram({
+    name: 'vmx_errors',
+    summary: 'VMX instructions in root operation and their error numbers',
+    cases: [],
+    more: (g, vmx) => vmxErrors(g, vmx),
+  }),
+  vmxProgram({ name: 'vmx_exits', summary: 'exits due to instructions of L2', cases: EXIT_CASES }),
+];
