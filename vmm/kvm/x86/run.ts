@@ -255,7 +255,7 @@ function syncRegs(vcpu: Vcpu): number {
 function storeRegs(vcpu: Vcpu): void {
   const { run, kvm } = vcpu;
   run.if_flag = (kvm.module.ops.getRflags(vcpu) >> 9) & 1;
-  run.flags = (vcpu.arch.hflags & KVM_RUN_X86.SMM) !== 0 ? KVM_RUN_X86.SMM : 0;
+  run.flags = isGuestMode(vcpu) ? KVM_RUN_X86.GUEST_MODE : 0;
   run.cr8 = BigInt(kvmLapicGetCr8(vcpu));
   run.apic_base = BigInt(vcpu.arch.apicBase);
   run.ready_for_interrupt_injection = kvm.arch.irqchipInKernel || readyForInjection(vcpu) ? 1 : 0;

@@ -101,7 +101,7 @@ function headerOk(vcpu: Vcpu, state: KvmNestedState): boolean {
   } else if (!guestHas(vcpu, X86_FEATURE.VMX) || !pageAddressValid(vcpu, vmx.vmxon_pa)) return false;
   if (vmx.smm.flags !== 0) return false;
   if ((vmx.flags & ~KVM_STATE_VMX_PREEMPTION_TIMER_DEADLINE) !== 0) return false;
-  return (state.flags & KVM_STATE_NESTED.EVMCS) === 0 || vmx.vmxon_pa === KVM_NESTED_NO_PA;
+  return (state.flags & KVM_STATE_NESTED.EVMCS) === 0;
 }
 
 /** vmx_set_nested_state(): 0 or a negated errno. */
