@@ -85,8 +85,8 @@ export const init_vmcs_control_fields = guestFn('init_vmcs_control_fields', [ptr
   vmwrite(g, c.VM_EXIT_CONTROLS, exit.or(VM_EXIT.HOST_ADDR_SPACE_SIZE));
   const entry = rdmsr(g, VMX_MSR.IA32_VMX_ENTRY_CTLS);
   vmwrite(g, c.VM_ENTRY_CONTROLS, entry.or(VM_ENTRY.IA32E_MODE));
-  // No page fault has all error-code bits: none matches.
-  vmwrite(g, c.PAGE_FAULT_ERROR_CODE_MATCH, ALL_ONES);
+  // Every page fault matches, and the clear bit of the exception bitmap then means no exit; a mismatch would mean one.
+  vmwrite(g, c.PAGE_FAULT_ERROR_CODE_MATCH, 0);
   vmwriteEach(g, [c.EXCEPTION_BITMAP, c.PAGE_FAULT_ERROR_CODE_MASK, c.CR3_TARGET_COUNT], 0);
   vmwriteEach(g, [c.VM_EXIT_MSR_STORE_COUNT, c.VM_EXIT_MSR_LOAD_COUNT, c.VM_ENTRY_MSR_LOAD_COUNT], 0);
   vmwriteEach(g, [c.VM_ENTRY_INTR_INFO_FIELD, c.TPR_THRESHOLD], 0);
