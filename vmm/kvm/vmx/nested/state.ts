@@ -122,7 +122,8 @@ export function vmxSetNestedState(vcpu: Vcpu, state: KvmNestedState): number {
   if (vmx.vmcs12_pa === KVM_NESTED_NO_PA || !legal) return -ERRNO.EINVAL;
   setCurrentVmptr(vcpu, Number(vmx.vmcs12_pa));
   nested.cachedVmcs12.bytes.set(state.data.vmx.vmcs12);
-  if (nested.cachedVmcs12.revisionId !== VMCS12_REVISION) return -ERRNO.EINVAL;
+  // Bit 31 is the shadow-VMCS indicator: a shadow VMCS may be current.
+  if ((nested.cachedVmcs12.revisionId & 0x7fff_ffff) !== VMCS12_REVISION) return -ERRNO.EINVAL;
   if ((state.flags & KVM_STATE_NESTED.GUEST_MODE) === 0) return 0;
   nested.nestedRunPending = (state.flags & KVM_STATE_NESTED.RUN_PENDING) !== 0;
   nested.mtfPending = (state.flags & KVM_STATE_NESTED.MTF_PENDING) !== 0;
