@@ -5,7 +5,7 @@
  */
 import { CR0, DR7, EFER } from '../../../lib/x86/registers.ts';
 import { SECONDARY_EXEC, VM_ENTRY } from '../../../lib/x86/vmx/controls.ts';
-import { VMX_AR, VMX_AR_DPL_SHIFT } from '../../../lib/x86/vmx/guest_state.ts';
+import { PENDING_DBG, VMX_AR, VMX_AR_DPL_SHIFT } from '../../../lib/x86/vmx/guest_state.ts';
 import { VMX_EPTP } from '../../../lib/x86/vmx/controls.ts';
 import type { Cpu } from '../cpu/cpu.ts';
 import { setRflags } from '../cpu/flags.ts';
@@ -113,8 +113,12 @@ function loadNonRegisterState(cpu: Cpu): void {
   } = cpu;
   s[S.BLOCKING] = i32[base + W.GUEST_INTERRUPTIBILITY]!;
   s[S.ACTIVITY] = i32[base + W.GUEST_ACTIVITY]!;
-  sys.pendingDebug = i32[base + W.GUEST_PENDING_DBG]!;
+  // SDM, "Delivery of Pending Debug Exceptions after VM Entry": only these two bits make them valid.
+  const pending = i32[base + W.GUEST_PENDING_DBG]!;
+  sys.pendingDebug = (pending & VALID_PENDING_DEBUG) === 0 ? 0 : pending;
 }
+
+const VALID_PENDING_DEBUG = PENDING_DBG.BS | PENDING_DBG.ENABLED_BREAKPOINT;
 
 /** The EPTP of the VMCS takes force; mmuContextChanged() is the caller's. */
 export function loadEptp({ mmu, mem: { i32 }, vmx: { base } }: Cpu): void {

@@ -119,6 +119,15 @@ describe('after a debug trap', () => {
     expect(box.read(G.RIP)).toBe(AT.DATA);
   });
 
+  it('that no bit makes valid, nothing is delivered: B1 alone', () => {
+    // SDM, "Delivery of Pending Debug Exceptions after VM Entry"; Bochs agrees.
+    const box = trapped()
+      .write(G.PENDING_DBG_EXCEPTIONS, DR6.B1)
+      .code([NOP, ...VMCALL]);
+    expect(box.launch()).toBe(R.VMCALL);
+    expect([box.read(G.RIP), box.read(G.PENDING_DBG_EXCEPTIONS)]).toEqual([AT.CODE + 1, 0]);
+  });
+
   it('wakes a guest in HLT before an interrupt exits', () => {
     const box = trapped().write(G.ACTIVITY_STATE, GUEST_ACTIVITY.HLT).write(G.PENDING_DBG_EXCEPTIONS, 0x1001);
     box.change(C.PIN_BASED_VM_EXEC_CONTROL, PIN_BASED.EXT_INTR_MASK);
