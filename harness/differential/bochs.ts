@@ -48,12 +48,15 @@ const config = (cylinders: number): string =>
     '',
   ].join('\n');
 
+/** A line of the debugger's own, which it prints where a guest of the guest has a triple fault. */
+const DEBUGGER = /^\(0\)\.\[.*\n/gm;
+
 /** What Bochs printed, from the guest's beginning to the emulator's end. */
 export function guestText(output: string): string | undefined {
   const text = output.replaceAll('\r', '');
   const begin = text.indexOf(`${GUEST_BEGINS}\n`);
   if (begin < 0) return undefined;
-  const rest = text.slice(begin + GUEST_BEGINS.length + 1);
+  const rest = text.slice(begin + GUEST_BEGINS.length + 1).replaceAll(DEBUGGER, '');
   const end = rest.indexOf('========');
   return end < 0 ? rest : rest.slice(0, end);
 }

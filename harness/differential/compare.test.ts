@@ -66,6 +66,8 @@ describe('the output of Bochs', () => {
     const output = `Bochs\r\nBIOS text\r\n${GUEST_BEGINS}\r\n1 end\r\n2 end\r\n========\r\nBochs is exiting\r\n`;
     expect(guestText(output)).toBe('1 end\n2 end\n');
     expect(guestText(`${GUEST_BEGINS}\r\n1 end\r\n`)).toBe('1 end\n');
+    const debugged = `${GUEST_BEGINS}\r\n1 end\r\n(0).[155] [0x10] 0008:10 (unk. ctxt): ud2\r\n2 end\r\n`;
+    expect(guestText(debugged)).toBe('1 end\n2 end\n');
   });
 
   it('is nothing if the guest has not begun', () => {

@@ -8,8 +8,10 @@ import {
   array,
   at,
   type Expr,
+  type GuestCode,
   guestFn,
   guestGlobal,
+  invept,
   lit,
   type Operand,
   type Place,
@@ -29,6 +31,7 @@ import {
 } from '../../../lib/kvm_util/x86/page_table.ts';
 import { __tdpMap, tdpGetPte } from '../../../lib/kvm_util/x86/tdp.ts';
 import { PG_LEVEL } from '../../../lib/x86/paging.ts';
+import { VMX_EPT_EXTENT } from '../../../lib/x86/vmx/capability_msrs.ts';
 import { e9_printf } from '../e9.ts';
 import { LOAD_BASE } from '../boot/boot_sector.ts';
 
@@ -42,13 +45,8 @@ export type PageName = (typeof PAGES)[number];
 
 /** Other addresses that the host fills in: EPT entries by what they map, and the root. */
 const ENTRIES = [
-  'ept_root',
-  'ept_data',
-  'ept_data2',
-  'ept_table',
-  'ept_apic',
-  'ept_junk',
-  'pte_special',
+  ...(['ept_root', 'ept_data', 'ept_data2', 'ept_table', 'ept_apic', 'ept_junk', 'ept_idt'] as const),
+  ...(['ept_stack', 'pte_special'] as const),
 ] as const;
 export type EntryName = (typeof ENTRIES)[number];
 
@@ -71,6 +69,37 @@ export const inPage = <T extends AnyType>(type: T, name: PageName, offset: numbe
   at(type, pageVa(name).add(offset));
 /** A paging-structure entry. */
 export const entryOf = (name: EntryName): Place<IntType> => at(u64, direct(entryGpa(name)));
+/** Rights and memory type of an entry of L2's EPT that maps as all do: read, write, execute, write-back. */
+export const EPT_LEAF = 0x37;
+
+/** The page that each changeable entry maps. */
+const EPT_LEAVES = [
+  ['ept_data', 'data'],
+  ['ept_data2', 'data2'],
+  ['ept_table', 'table'],
+  ['ept_junk', 'junk'],
+  ['ept_idt', 'idt'],
+  ['ept_stack', 'stack'],
+] as const;
+export type EptLeaf = (typeof EPT_LEAVES)[number][0];
+
+/** Drops what is cached of L2's EPT. */
+export const flushEpt = guestFn('vx_flush_ept', [], (g) => {
+  invept(g, VMX_EPT_EXTENT.GLOBAL, 0);
+});
+
+/** An entry of L2's EPT with other low bits, and the page that it maps. */
+export function setEpt(g: GuestCode, leaf: EptLeaf, bits: Operand): void {
+  const page = EPT_LEAVES.find(([name]) => name === leaf)![1];
+  g.set(entryOf(leaf), pageGpa(page).or(bits));
+  flushEpt(g);
+}
+
+/** The changeable entries as they were. */
+export const resetEpt = guestFn('vx_reset_ept', [], (g) => {
+  for (const [leaf, page] of EPT_LEAVES) g.set(entryOf(leaf), pageGpa(page).or(EPT_LEAF));
+});
+
 /** The value that an entry of ENTRIES stands for: an address. */
 export const entryGpa = (name: EntryName): Place<IntType> =>
   vx_areas.at(PAGES.length + ENTRIES.indexOf(name));
@@ -111,6 +140,8 @@ export function prepareAreas(vm: KvmVm): Readonly<Record<PageName, Gpa>> {
   virtMap(vm, DIRECT + BigInt(LOAD_BASE), gpa(LOAD_BASE), bytes / PAGE_SIZE);
   vm.arch.tdpPgd = vmAllocPageTable(vm);
   __tdpMap(vm, LOAD_BASE, LOAD_BASE, bytes, PG_LEVEL.L4K);
+  // L1 sends itself interrupts.
+  virtMap(vm, BigInt(APIC_PAGE), gpa(APIC_PAGE), 1);
   // The local APIC's page leads to the APIC-access page.
   __tdpMap(vm, APIC_PAGE, pages.apic_access, PAGE_SIZE, PG_LEVEL.L4K);
   const entries: Record<EntryName, number> = {
@@ -120,6 +151,8 @@ export function prepareAreas(vm: KvmVm): Readonly<Record<PageName, Gpa>> {
     ept_table: tdpGetPte(vm, pages.table),
     ept_apic: tdpGetPte(vm, APIC_PAGE),
     ept_junk: tdpGetPte(vm, pages.junk),
+    ept_idt: tdpGetPte(vm, pages.idt),
+    ept_stack: tdpGetPte(vm, pages.stack),
     pte_special: special,
   };
   const values = [...PAGES.map((name) => pages[name]), ...ENTRIES.map((name) => entries[name])];

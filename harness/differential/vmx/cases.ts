@@ -10,7 +10,6 @@ import {
   guestAsm,
   guestFn,
   guestGlobal,
-  invept,
   lit,
   load_vmcs,
   memset,
@@ -32,14 +31,14 @@ import {
   VmxPages,
   voidType,
 } from '../../../lib/guest/index.ts';
-import { lab, type Lab } from '../../../lib/asm/operands.ts';
+import { lab, type Lab, mem, R } from '../../../lib/asm/operands.ts';
 import type { RawAsm } from '../../../lib/guest/dsl/function.ts';
-import { VMX_EPT_EXTENT, VMX_MSR } from '../../../lib/x86/vmx/capability_msrs.ts';
-import { SECONDARY_EXEC } from '../../../lib/x86/vmx/controls.ts';
+import { VMX_MSR } from '../../../lib/x86/vmx/capability_msrs.ts';
+import { SECONDARY_EXEC, VMX_EPTP } from '../../../lib/x86/vmx/controls.ts';
 import { VMCS_CTRL } from '../../../lib/x86/vmx/vmcs_ctrl.ts';
 import { VMCS_GUEST } from '../../../lib/x86/vmx/vmcs_guest.ts';
 import { e9_puts, e9_shutdown } from '../e9.ts';
-import { entryGpa, pageVa } from './areas.ts';
+import { entryGpa, flushEpt, pageVa, resetEpt } from './areas.ts';
 import { L2_STACK_TOP, l2_vectors } from './l2_idt.ts';
 import { vx_line, vx_report, vx_show } from './report.ts';
 
@@ -60,7 +59,12 @@ export interface VmxCase {
   readonly set?: Controls;
   readonly clear?: Controls;
   /** Whether L2 runs with EPT. */
-  readonly ept?: 'identity';
+  readonly ept?: 'identity' | 'identity_ad';
+  /** Bits of IA32_VMX_EPT_VPID_CAP that the case needs, low and high word. */
+  readonly eptCaps?: number;
+  readonly vpidCaps?: number;
+  /** Bits of IA32_VMX_MISC that it needs. */
+  readonly misc?: number;
   readonly fields?: readonly (readonly [field: number, value: Operand])[];
   /** L2's registers; the others are 0. */
   readonly regs?: Partial<Record<RegName, Operand>>;
@@ -109,8 +113,29 @@ const CONTROL_FIELDS = [
   ['entry', VMX_MSR.IA32_VMX_TRUE_ENTRY_CTLS, VMCS_CTRL.VM_ENTRY_CONTROLS],
 ] as const;
 
+/** IRET ends the blocking of NMIs that a case may have left: Bochs does not take it from the next VMCS. */
+const unblock_nmi = guestFn('vx_unblock_nmi', [], (g) => {
+  g.asm({
+    clobbers: ['rax', 'rcx'],
+    emit: (a, r) => {
+      a.emit('mov', R.rcx, R.rsp);
+      a.emit('mov', R.eax, R.ss);
+      a.emit('push', R.rax);
+      a.emit('push', R.rcx);
+      a.emit('pushfq');
+      a.emit('mov', R.eax, R.cs);
+      a.emit('push', R.rax);
+      a.emit('lea', R.rax, mem(0, { label: r.local('behind') }));
+      a.emit('push', R.rax);
+      a.emit('iretq');
+      a.label(r.local('behind'));
+    },
+  });
+});
+
 /** A cleared VMCS with which L2 would run at `rip`. */
 const fresh_vmcs = guestFn('vx_fresh_vmcs', [u64], (g, rip) => {
+  unblock_nmi(g);
   load_vmcs(g, vx_vmx);
   prepare_vmcs(g, vx_vmx, rip.cast(ptr()), pageVa('stack').add(L2_STACK_TOP).cast(ptr()));
   vmwrite(g, VMCS_GUEST.IDTR_BASE, pageVa('idt'));
@@ -140,6 +165,21 @@ function checkControls(g: GuestCode, row: VmxCase): void {
   }
 }
 
+/** The case is absent if the processor does not offer what its capability MSRs say it needs. */
+function checkCapabilities(g: GuestCode, { name, eptCaps = 0, vpidCaps = 0, misc = 0 }: VmxCase): void {
+  const wanted = [
+    [VMX_MSR.IA32_VMX_EPT_VPID_CAP, (BigInt(vpidCaps >>> 0) << 32n) | BigInt(eptCaps >>> 0)],
+    [VMX_MSR.IA32_VMX_MISC, BigInt(misc)],
+  ] as const;
+  for (const [msr, bits] of wanted) {
+    if (bits === 0n) continue;
+    g.if(rdmsr(g, msr).and(bits).ne(bits), () => {
+      e9_puts(g, str(`${name}: absent\n`));
+      g.return();
+    });
+  }
+}
+
 function writeControls(g: GuestCode, row: VmxCase): void {
   const [set, clear] = controls(row);
   for (const [key, , field] of CONTROL_FIELDS) {
@@ -147,11 +187,15 @@ function writeControls(g: GuestCode, row: VmxCase): void {
     if (set[key] !== undefined) vmcs_set_bits(g, field, set[key] >>> 0);
   }
   if (row.ept !== undefined) {
-    const eptp = g.let(entryGpa('ept_root').or(0x1e));
-    vmwrite(g, VMCS_CTRL.EPT_POINTER, eptp);
-    invept(g, VMX_EPT_EXTENT.CONTEXT, eptp);
+    resetEpt(g);
+    vmwrite(g, VMCS_CTRL.EPT_POINTER, entryGpa('ept_root').or(row.ept === 'identity' ? EPTP : EPTP_AD));
+    flushEpt(g);
   }
 }
+
+/** Write-back, four levels, without and with accessed and dirty flags. */
+const EPTP = VMX_EPTP.MT_WB | VMX_EPTP.PWL_4;
+const EPTP_AD = EPTP | VMX_EPTP.AD_ENABLE_BIT;
 
 /** The guest function of a case. */
 function caseFn(row: VmxCase, n: number): FnLinkable {
@@ -166,6 +210,7 @@ function caseFn(row: VmxCase, n: number): FnLinkable {
     a.emit('hlt');
   });
   return guestFn(`vx_case_${n}`, [], (g) => {
+    checkCapabilities(g, row);
     checkControls(g, row);
     const start = g.local(u64, lit(l2).cast(u64));
     fresh_vmcs(g, start);

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /** The VMX programs of the corpus. */
 import type { DifferentialProgram } from '../program.ts';
+import { EPT_CASES } from './ept.ts';
 import { vmxErrors } from './errors.ts';
+import { EVENT_CASES } from './events.ts';
 import { EXIT_CASES } from './exits.ts';
 import { vmxProgram } from './program.ts';
 
@@ -13,4 +15,10 @@ export const VMX_PROGRAMS: readonly DifferentialProgram[] = [
     more: (g, vmx) => vmxErrors(g, vmx),
   }),
   vmxProgram({ name: 'vmx_exits', summary: 'exits due to instructions of L2', cases: EXIT_CASES }),
+  vmxProgram({
+    name: 'vmx_events',
+    summary: 'exceptions, their interception, and event injection',
+    cases: EVENT_CASES,
+  }),
+  vmxProgram({ name: 'vmx_ept', summary: 'L2 with EPT and VPID', cases: EPT_CASES }),
 ];

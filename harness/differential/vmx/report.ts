@@ -146,9 +146,20 @@ function sayRip(g: GuestCode, start: Operand): void {
         e9_printf(g, ' err=%lx', frame.deref());
         g.inc(frame);
       });
-      e9_printf(g, ' at=%lx flags=%lx', frame.deref().sub(start), frame.at(2));
+      sayCode(g, 'at', frame.deref(), start);
+      e9_printf(g, ' flags=%lx', frame.at(2));
     },
-    () => e9_printf(g, ' rip=%lx', rip.sub(start)),
+    () => sayCode(g, 'rip', rip, start),
+  );
+}
+
+/** An address of L2's code from its beginning; others by their page. */
+function sayCode(g: GuestCode, name: string, address: Expr, start: Operand): void {
+  const offset = g.let(address.sub(start));
+  g.if(
+    offset.lt(0x1000),
+    () => e9_printf(g, ` ${name}=%lx`, offset),
+    () => vx_place(g, str(name), address),
   );
 }
 
