@@ -7,7 +7,7 @@
 import { offsetInPage, PAGE_SIZE, type Gpa } from '../../../lib/x86/addr.ts';
 import type { Steps } from '../../host/steps.ts';
 import type { Kvm, Vcpu } from '../kvm_host.ts';
-import type { KvmMmu } from '../kvm_host_x86.ts';
+import type { KvmMmu, KvmMmuRootPage } from '../kvm_host_x86.ts';
 import { KvmMmuPage } from './mmu_page.ts';
 import { kvmSyncSpte } from './shadow_sync.ts';
 import { kvmMmuCommitZapPages, kvmMmuPrepareZapPage, mmuPageZapPte } from './shadow_zap.ts';
@@ -88,21 +88,15 @@ export function kvmMmuUnprotectGfn(kvm: Kvm, gfn: number): boolean {
   return true;
 }
 
-/**
- * kvm_mmu_invalidate_addr() of guest_mmu: what roots translate for one address of L2 is read again from the guest's
- * tables before it is used. `roots`: pages of roots.
- */
+/** kvm_mmu_invalidate_addr() of guest_mmu: what `root` translates for an address of L2 is read from EPT12 again. */
 export function kvmMmuInvalidateNestedAddr(
   vcpu: Vcpu,
   mmu: KvmMmu,
   address: number,
-  roots: readonly unknown[],
+  root: KvmMmuRootPage,
 ): void {
-  const pages = roots.filter((sp) => sp instanceof KvmMmuPage && sp.unsyncChildren.size !== 0);
-  if (pages.length === 0) return;
-  vcpu.kvm.arch.shadow.work.push(() => {
-    for (const sp of pages) invalidateAddr(vcpu, mmu, sp as KvmMmuPage, address);
-  });
+  if (!(root instanceof KvmMmuPage) || root.unsyncChildren.size === 0) return;
+  vcpu.kvm.arch.shadow.work.push(() => invalidateAddr(vcpu, mmu, root, address));
 }
 
 /** __kvm_mmu_invalidate_addr(): down to the first page below which everything is in sync. */

@@ -293,9 +293,8 @@ function setAccessedDirty(vcpu: Vcpu, sptep: number, kind: NestedKind): void {
 }
 
 /** L1's own write: in L1's context, and emulated if L0 protects the page. */
-function* l1Write(vcpu: Vcpu, gpa: number, value: number): Steps<'done' | 'emulated'> {
-  const inL2 = isGuestMode(vcpu);
-  if (inL2) throw new Error('L2 runs');
+export function* l1Write(vcpu: Vcpu, gpa: number, value: number): Steps<'done' | 'emulated'> {
+  if (isGuestMode(vcpu)) leaveL2(vcpu);
   const r = yield* guestAccess(vcpu, gpa, value);
   if (r.kind === 'done') return 'done';
   if (r.kind !== 'emulate') throw new Error(`L1 cannot write ${gpa}`);
