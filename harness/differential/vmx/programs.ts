@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /** The VMX programs of the corpus. */
 import type { DifferentialProgram } from '../program.ts';
+import { ENTRY_CHECK_PROGRAMS } from './entry_checks.ts';
 import { EPT_CASES } from './ept.ts';
 import { vmxErrors } from './errors.ts';
 import { EVENT_CASES } from './events.ts';
@@ -14,6 +15,7 @@ export const VMX_PROGRAMS: readonly DifferentialProgram[] = [
     cases: [],
     more: (g, vmx) => vmxErrors(g, vmx),
   }),
+  ...ENTRY_CHECK_PROGRAMS,
   vmxProgram({ name: 'vmx_exits', summary: 'exits due to instructions of L2', cases: EXIT_CASES }),
   vmxProgram({
     name: 'vmx_events',

@@ -57,6 +57,11 @@ const readsFirst = {
   why: 'Bochs reads the descriptor before it looks at the type',
 } as const;
 
+const narrowType = {
+  where: 'INVEPT(), INVVPID()',
+  why: 'Bochs takes 32 bits of the type without REX.W',
+} as const;
+
 /** Rules that both instructions have. */
 function commonCases(
   section: 'INVEPT' | 'INVVPID',
@@ -83,7 +88,15 @@ function commonCases(
     one('an unknown type without a current VMCS', STATE.ROOT, FAIL_INVALID, withDescriptor(insn, 9n, words)),
     one('a good type without a current VMCS', STATE.ROOT, SUCCEED, withDescriptor(insn, good, words)),
     one('type 4 does not exist', STATE.CURRENT, BAD, withDescriptor(insn, 4n, words)),
-    one('bits 63:32 of the type count', STATE.CURRENT, BAD, withDescriptor(insn, good | (1n << 32n), words)),
+    {
+      ...one(
+        'bits 63:32 of the type count',
+        STATE.CURRENT,
+        BAD,
+        withDescriptor(insn, good | (1n << 32n), words),
+      ),
+      bochs: narrowType,
+    },
     {
       ...one(
         'an unknown type is told before the descriptor is read',

@@ -125,12 +125,18 @@ const ENTRY_CASES: readonly InsnCase[] = [
 ];
 
 const NO_VMCALL = { where: 'VMCALL()', why: 'Bochs stops at VMCALL in VMX root operation' } as const;
+/** KVM takes every VMCALL of L1 as a hypercall. */
+const HYPERCALL = {
+  where: 'kvm_emulate_hypercall()',
+  why: 'VMCALL of L1 is a hypercall, in VMX operation or not',
+} as const;
 const ROOT_CASES: readonly InsnCase[] = [
   {
     section: 'VMCALL',
     name: 'VMCALL: outside of VMX operation',
     state: STATE.OFF,
     expected: UD,
+    kvm: HYPERCALL,
     code: plain('vmcall'),
   },
   {
@@ -139,6 +145,7 @@ const ROOT_CASES: readonly InsnCase[] = [
     state: STATE.CURRENT,
     expected: failValidWith(VMXERR.VMCALL_IN_VMX_ROOT_OPERATION),
     bochs: NO_VMCALL,
+    kvm: HYPERCALL,
     code: plain('vmcall'),
   },
   {
@@ -146,6 +153,7 @@ const ROOT_CASES: readonly InsnCase[] = [
     name: 'VMCALL: in VMX root operation without a current VMCS',
     state: STATE.ROOT,
     expected: FAIL_INVALID,
+    kvm: HYPERCALL,
     code: plain('vmcall'),
   },
   {

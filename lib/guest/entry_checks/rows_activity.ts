@@ -24,7 +24,7 @@ import {
   type Write,
 } from './row.ts';
 import { guestRow, INVALID_GUEST } from './rows_guest.ts';
-import { inject } from './rows_inject.ts';
+import { inject, NO_OTHER_EVENTS } from './rows_inject.ts';
 
 const RIP = 'Checks on Guest RIP, RFLAGS, and SSP';
 const STATE = 'Checks on Guest Non-Register State';
@@ -144,7 +144,6 @@ const ACTIVITY_ROWS: readonly EntryRow[] = [
       ['an NMI', NMI_EVENT],
       ['DB', exception(1)],
       ['MC', exception(18)],
-      ['another event', inject(INTR_TYPE.OTHER_EVENT)],
     ] as const
   ).map(([name, event]) =>
     kvmEnters(
@@ -160,6 +159,10 @@ const ACTIVITY_ROWS: readonly EntryRow[] = [
       ),
     ),
   ),
+  {
+    ...guestRow(STATE, 'HLT: another event can be injected', [], [act(4)], HAS_HLT),
+    valid: { ...by(...inject(INTR_TYPE.OTHER_EVENT), ...TIMER, act(HLT)), bochs: NO_OTHER_EVENTS },
+  },
   guestRow(
     STATE,
     'shutdown: an NMI can be injected, an external interrupt not',
@@ -257,11 +260,14 @@ const DEBUG_ROWS: readonly EntryRow[] = [
   ...[4, 10, 13, 15, 17, 31].map((bit) =>
     guestRow(STATE, `pending debug exceptions: bit ${bit} is 0`, [debug(0)], [debug((1 << bit) >>> 0)]),
   ),
-  guestRow(
-    STATE,
-    'pending debug exceptions: bit 63 is 0',
-    [debug(ENABLED_BREAKPOINT | 1)],
-    [debug(1n << 63n)],
+  notInBochs(
+    guestRow(
+      STATE,
+      'pending debug exceptions: bit 63 is 0',
+      [debug(ENABLED_BREAKPOINT | 1)],
+      [debug(1n << 63n)],
+    ),
+    'bits 63:32 are not looked at',
   ),
   guestRow(STATE, 'pending debug exceptions: bus locks only if supported', [], [debug(BLD)]),
   guestRow(STATE, 'pending debug exceptions: RTM only if supported', [], [debug(RTM)]),

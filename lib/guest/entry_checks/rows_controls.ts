@@ -11,6 +11,7 @@ import {
   by,
   clear,
   cpuBased,
+  ENTERED,
   type EntryRow,
   EPT,
   failValid,
@@ -232,20 +233,36 @@ const VMFUNC_ROWS: readonly EntryRow[] = [
   ),
 ];
 
-const SCALING = [hasSecondary(X.TSC_SCALING)];
+const SCALING = [hasSecondary(X.TSC_SCALING), hasCpuBased(CPU_BASED.USE_TSC_OFFSETTING)];
+const OFFSETTING = cpuBased(CPU_BASED.USE_TSC_OFFSETTING);
+const multiplier = (value: AnyValue): readonly Write[] => [
+  secondary(X.TSC_SCALING),
+  set(C.TSC_MULTIPLIER, value),
+];
 const TSC_ROWS: readonly EntryRow[] = [
   rule(
     'the TSC multiplier is not 0',
     SCALING,
-    [secondary(X.TSC_SCALING), set(C.TSC_MULTIPLIER, 1n << 48n)],
-    [secondary(X.TSC_SCALING), set(C.TSC_MULTIPLIER, 0)],
+    [OFFSETTING, ...multiplier(1n << 48n)],
+    [OFFSETTING, ...multiplier(0)],
   ),
   rule(
     'the TSC multiplier may be 0 without TSC scaling',
     SCALING,
-    [set(C.TSC_MULTIPLIER, 0)],
-    [secondary(X.TSC_SCALING), set(C.TSC_MULTIPLIER, 0)],
+    [OFFSETTING, set(C.TSC_MULTIPLIER, 0)],
+    [OFFSETTING, ...multiplier(0)],
   ),
+  {
+    ...rule('the TSC multiplier is not 0, also without TSC offsetting', SCALING, [...multiplier(1)], []),
+    invalid: {
+      ...by(...multiplier(0)),
+      kvm: {
+        where: 'vmx_get_l2_tsc_multiplier()',
+        why: "L1's multiplier is used with TSC offsetting only, and not checked",
+        outcome: ENTERED,
+      },
+    },
+  },
 ];
 
 /** Secondary controls that are not activated are as if 0. */

@@ -57,6 +57,11 @@ const {
   OTHER_EVENT,
   RESERVED,
 } = INTR_TYPE;
+/** An MTF exit cannot be made pending there. */
+export const NO_OTHER_EVENTS = {
+  where: 'VMenterInjectEvents()',
+  why: 'Bochs 2.7 stops at an injected event of type 7',
+} as const;
 const MTF = hasCpuBased(CPU_BASED.MONITOR_TRAP_FLAG);
 const NO_MTF = never1(VMX_MSR.IA32_VMX_TRUE_PROCBASED_CTLS, CPU_BASED.MONITOR_TRAP_FLAG);
 
@@ -75,8 +80,15 @@ const TYPES: readonly EntryRow[] = [
     inject(HARD_EXCEPTION | 32),
   ),
   rule('a hardware exception has not vector 255', inject(EXT_INTR | 255), inject(HARD_EXCEPTION | 255)),
-  rule('other events have vector 0', inject(OTHER_EVENT), inject(OTHER_EVENT | 1), [MTF]),
-  rule('other events need the monitor trap flag', [], inject(OTHER_EVENT), [NO_MTF]),
+  {
+    ...rule('other events have vector 0', [], [], [MTF]),
+    valid: { ...by(...inject(OTHER_EVENT)), bochs: NO_OTHER_EVENTS },
+    invalid: { ...by(...inject(OTHER_EVENT | 1)), bochs: NO_OTHER_EVENTS },
+  },
+  {
+    ...rule('other events need the monitor trap flag', [], [], [NO_MTF]),
+    invalid: { ...by(...inject(OTHER_EVENT)), bochs: NO_OTHER_EVENTS },
+  },
 ];
 
 const RESERVED_BITS: readonly EntryRow[] = [12, 13, 16, 29, 30].map((bit) =>

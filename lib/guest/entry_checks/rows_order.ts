@@ -39,7 +39,20 @@ export const ORDER_ROWS: readonly EntryRow[] = [
   order('host state comes before guest state', HOST_ERROR, HOST, GUEST),
   order('host state comes before the link pointer', HOST_ERROR, HOST, LINK),
   order('host state comes before the MSR list', HOST_ERROR, HOST, ...MSR_LIST),
-  order('guest state comes before the MSR list', INVALID_GUEST, GUEST, ...MSR_LIST),
+  order('guest CR0 comes before the MSR list', INVALID_GUEST, or(G.CR0, 1n << 32n), ...MSR_LIST),
+  {
+    section: ORDER,
+    rule: 'guest RFLAGS comes before the MSR list',
+    invalid: {
+      ...by(GUEST, ...MSR_LIST),
+      kvm: {
+        where: 'nested_vmx_enter_non_root_mode()',
+        why: 'KVM loads the MSRs before the processor checks vmcs02',
+        outcome: entryFailure(EXIT_REASON.MSR_LOAD_FAIL, 1),
+      },
+    },
+    expected: INVALID_GUEST,
+  },
   order(
     'the link pointer comes before the MSR list',
     entryFailure(EXIT_REASON.INVALID_STATE, ENTRY_FAIL.VMCS_LINK_PTR),

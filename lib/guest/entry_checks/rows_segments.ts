@@ -7,6 +7,7 @@ import { SECONDARY_EXEC } from '../../x86/vmx/controls.ts';
 import { VMX_AR } from '../../x86/vmx/guest_state.ts';
 import { VMCS_GUEST as G } from '../../x86/vmx/vmcs_guest.ts';
 import {
+  ENTERED,
   type EntryRow,
   EPT,
   hasSecondary,
@@ -63,6 +64,15 @@ function usable(name: Segment): { writes: readonly Write[]; ar: number } {
   }
 }
 
+/** As some processors do, KVM keeps only the bits of access rights that have a meaning. */
+const droppedByKvm = (one: EntryRow): EntryRow => ({
+  ...one,
+  invalid: {
+    ...one.invalid!,
+    kvm: { where: 'handle_vmwrite()', why: 'VMWRITE drops reserved bits of access rights', outcome: ENTERED },
+  },
+});
+
 const isSystem = (name: Segment): boolean => name === 'LDTR' || name === 'TR';
 
 /** Present, S, reserved bits and granularity: the same rules for every register in use. */
@@ -80,7 +90,7 @@ function commonRows(name: Segment): readonly EntryRow[] {
   return [
     rights(isSystem(name) ? 'S is 0' : 'S is 1', ar ^ S_MASK),
     rights('P is 1', ar & ~P_MASK),
-    ...[8, 11, 17, 31].map((bit) => rights(`bit ${bit} is reserved`, ar | (1 << bit))),
+    ...[8, 11, 17, 31].map((bit) => droppedByKvm(rights(`bit ${bit} is reserved`, ar | (1 << bit)))),
     row(
       `${name}: limit bits 31:20 need G`,
       [...writes, ...limit(0xf_ffff, fine)],

@@ -72,7 +72,15 @@ const CONTROL_FIELDS: readonly EntryRow[] = [
     invalid: by(exit(VM_EXIT.SAVE_VMX_PREEMPTION_TIMER)),
     expected,
   },
-  { section: ENTRY, rule: '"entry to SMM" is 0 outside of SMM', invalid: by(entry(VM_ENTRY.SMM)), expected },
+  {
+    section: ENTRY,
+    rule: '"entry to SMM" is 0 outside of SMM',
+    invalid: {
+      ...by(entry(VM_ENTRY.SMM)),
+      bochs: { where: 'VMenterLoadCheckVmControls()', why: 'found by the checks on guest state only' },
+    },
+    expected,
+  },
   {
     section: ENTRY,
     rule: '"deactivate dual-monitor treatment" is 0 outside of SMM',
@@ -106,7 +114,13 @@ const LISTS: readonly EntryRow[] = [
   loaded('bits 63:32 of an entry are 0', second(MSR.KERNEL_GS_BASE, 0, 1)),
   loaded('an MSR of the x2APIC range is not in the list', second(0x808, 0)),
   loaded('the whole range 800H-8FFH belongs to x2APIC', second(0x8ff, 0)),
-  loaded('an MSR that does not exist fails', second(0x4000_0fff, 0)),
+  {
+    ...loaded('an MSR that does not exist fails', []),
+    invalid: {
+      ...loaded('', second(0x4000_0fff, 0)).invalid!,
+      bochs: { where: 'LoadMSRs()', why: 'Debian builds Bochs so that unknown MSRs are ignored' },
+    },
+  },
   loaded(
     'a value that WRMSR would refuse fails',
     second(MSR.KERNEL_GS_BASE, NOT_CANONICAL),

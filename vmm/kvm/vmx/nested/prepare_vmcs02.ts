@@ -17,7 +17,7 @@ import { toVmx, vmxCpu } from '../vcpu_vmx.ts';
 import { initVmcs02 } from '../vmcs01.ts';
 import { vmxSetControls } from '../vmx_controls.ts';
 import { vmxUpdateExceptionBitmap } from '../vmx_events.ts';
-import { setCr4GuestHostMask, vmxSetCr0, vmxSetCr4, vmxSetEfer, vmxSetRflags } from '../vmx_regs.ts';
+import { setCr4GuestHostMask, vmxSetCr0, vmxSetCr4, vmxSetEfer } from '../vmx_regs.ts';
 import { nestedGetVpid02 } from '../vmx_tlb.ts';
 import { nestedEptInitMmuContext, nestedVmxLoadCr3 } from './mmu_context.ts';
 import { loadL2Tsc } from './tsc.ts';
@@ -190,7 +190,8 @@ export function prepareVmcs02(vcpu: Vcpu): boolean {
     nested.dirtyVmcs12 = false;
   }
   prepareDebugAndPat(vcpu, vmcs12);
-  vmxSetRflags(vcpu, vmcs12.lo(G.RFLAGS));
+  // With all bits that L1 has set: the processor refuses reserved ones.
+  vmwritePair(cpu, G.RFLAGS, vmcs12.lo(G.RFLAGS), vmcs12.hi(G.RFLAGS));
   vmxUpdateExceptionBitmap(vcpu);
   arch.cr0GuestOwnedBits &= ~vmcs12.lo(C.CR0_GUEST_HOST_MASK);
   vmwrite32(cpu, C.CR0_GUEST_HOST_MASK, ~arch.cr0GuestOwnedBits);

@@ -3,7 +3,13 @@
  * VMREAD and VMWRITE that exit: of L1 on vmcs12, of L2 on the shadow vmcs12 that vmcs12 links to. Mirrors handle_vmread()
  * and handle_vmwrite() of arch/x86/kvm/vmx/nested.c, 6.12, in 64-bit mode.
  */
-import { VMCS_TYPE, vmcsFieldType } from '../../../../lib/x86/vmx/field.ts';
+import {
+  VMCS_ACCESS_HIGH,
+  VMCS_TYPE,
+  VMCS_WIDTH,
+  vmcsFieldType,
+  vmcsFieldWidth,
+} from '../../../../lib/x86/vmx/field.ts';
 import { INSN_INFO } from '../../../../lib/x86/vmx/exit_quals.ts';
 import { VMXERR } from '../../../../lib/x86/vmx/insn_errors.ts';
 import { VMCS_GUEST as G } from '../../../../lib/x86/vmx/vmcs_guest.ts';
@@ -42,13 +48,17 @@ function accessedVmcs12(vcpu: Vcpu): Vmcs12 | undefined {
   return nested.cachedVmcs12.u64(G.VMCS_LINK_POINTER) === NO_LINK ? undefined : nested.cachedShadowVmcs12;
 }
 
-/** The field's encoding, or -1: vmcs12 has no such field. KVM does not offer the upper halves on their own in 64-bit mode. */
+/** The field's encoding, or -1: vmcs12 has no such field. The upper halves of 64-bit fields are fields of 32 bits. */
 function fieldOf(vcpu: Vcpu, info: number): number {
   const encoding = kvmRegisterRead(vcpu, vmxInstrInfoReg2(info));
   if (encoding >> 15n !== 0n) return -1;
   const field = Number(encoding);
-  return vmcs12Offset(field) === -1 ? -1 : field;
+  if (isHigh(field) && vmcsFieldWidth(field) !== VMCS_WIDTH.U64) return -1;
+  return vmcs12Offset(wholeField(field)) === -1 ? -1 : field;
 }
+
+const isHigh = (field: number): boolean => (field & VMCS_ACCESS_HIGH) !== 0;
+const wholeField = (field: number): number => field & ~VMCS_ACCESS_HIGH;
 
 /** handle_vmread(). */
 export function handleVmread(vcpu: Vcpu): number {
@@ -58,9 +68,10 @@ export function handleVmread(vcpu: Vcpu): number {
   if (vmcs12 === undefined) return nestedVmxFailInvalid(vcpu);
   const field = fieldOf(vcpu, info);
   if (field < 0) return nestedVmxFail(vcpu, VMXERR.UNSUPPORTED_VMCS_COMPONENT);
-  if (!isGuestMode(vcpu) && isVmcs12ExtField(field)) copyVmcs02ToVmcs12Rare(vcpu);
-  const lo = vmcs12.lo(field);
-  const hi = vmcs12.hi(field);
+  const whole = wholeField(field);
+  if (!isGuestMode(vcpu) && isVmcs12ExtField(whole)) copyVmcs02ToVmcs12Rare(vcpu);
+  const lo = isHigh(field) ? vmcs12.hi(whole) : vmcs12.lo(whole);
+  const hi = isHigh(field) ? 0 : vmcs12.hi(whole);
   if ((info & INSN_INFO.REG_OPERAND) !== 0) {
     kvmRegisterWrite(vcpu, vmxInstrInfoReg1(info), lo, hi);
     return nestedVmxSucceed(vcpu);
@@ -94,13 +105,15 @@ export function handleVmwrite(vcpu: Vcpu): number {
   return nestedVmxSucceed(vcpu);
 }
 
-function write(vcpu: Vcpu, vmcs12: Vmcs12, field: number, lo: number, hi: number): void {
+function write(vcpu: Vcpu, vmcs12: Vmcs12, encoding: number, lo: number, hi: number): void {
   const vmx = toVmx(vcpu);
+  const field = wholeField(encoding);
   const dirties = !isGuestMode(vcpu) && !isShadowFieldRw(field);
   // What vmcs02 still holds must not overwrite the new value later.
   if (dirties) copyVmcs02ToVmcs12Rare(vcpu);
   const isAr = field >= G.ES_AR_BYTES && field <= G.TR_AR_BYTES;
-  vmcs12.setPair(field, isAr ? lo & AR_BYTES_MASK : lo, hi);
+  if (isHigh(encoding)) vmcs12.setPair(field, vmcs12.lo(field), lo);
+  else vmcs12.setPair(field, isAr ? lo & AR_BYTES_MASK : lo, hi);
   if (!dirties) return;
   if (vmx.vmcs01.shadowVmcs >= 0 && isShadowFieldRo(field))
     writeShadowField(vcpu, field, vmcs12.lo(field), vmcs12.hi(field));
