@@ -6,7 +6,6 @@
  */
 import { describe, expect, it } from 'vitest';
 import { KVM_DIRTY_LOG, KVM_MEM, KVM_X86_QUIRK } from '../../../lib/uapi/memory.ts';
-import type { Hva } from '../../../lib/x86/addr.ts';
 import { EPTE } from '../../../lib/x86/paging.ts';
 import { doMadvise, MADV } from '../../host/mm/madvise.ts';
 import type { Steps } from '../../host/steps.ts';
@@ -478,7 +477,7 @@ function raceAll(seed: number): void {
   };
   const host = function* (): Steps<void> {
     for (let i = 0; i < 4; i++) {
-      yield* doMadvise(mm, (hva + 0x5000), 0x4000, MADV.DONTNEED);
+      yield* doMadvise(mm, hva + 0x5000, 0x4000, MADV.DONTNEED);
       kvm.host.pages.allocPage(kvm.host.pages.owner('somebody else'));
       yield* setSlot({ slot: 1, bytes: 0 });
       yield* setSlot({ slot: 1, gpa: 0x4000_0000 });
