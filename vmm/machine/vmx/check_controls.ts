@@ -230,7 +230,7 @@ export function checkInjection(cpu: Cpu): Broken {
   const info = i32[base + W.ENTRY_INTR_INFO]!;
   const type = info & INTR_INFO.TYPE_MASK;
   const vector = info & INTR_INFO.VECTOR_MASK;
-  if (!typeAndVectorOk(type, vector)) return 'VM-entry interruption information: type and vector';
+  if (!typeAndVectorOk(cpu, type, vector)) return 'VM-entry interruption information: type and vector';
   if ((info & INTR_INFO.RESVD_BITS_MASK) !== 0) return 'VM-entry interruption information: reserved bits';
   const deliver = (info & INTR_INFO.DELIVER_CODE_MASK) !== 0;
   if (deliver !== deliversErrorCode(cpu, type, vector))
@@ -243,7 +243,7 @@ export function checkInjection(cpu: Cpu): Broken {
   return length < min || length > 15 ? 'VM-entry instruction length' : null;
 }
 
-function typeAndVectorOk(type: number, vector: number): boolean {
+function typeAndVectorOk(cpu: Cpu, type: number, vector: number): boolean {
   switch (type) {
     case INTR_TYPE.RESERVED:
       return false;
@@ -252,7 +252,8 @@ function typeAndVectorOk(type: number, vector: number): boolean {
     case INTR_TYPE.HARD_EXCEPTION:
       return vector < 32;
     case INTR_TYPE.OTHER_EVENT:
-      return vector === 0;
+      // A pending MTF VM exit, where the processor has the monitor trap flag.
+      return vector === 0 && (cpu.vmx.caps.cpuBased.may1 & CPU_BASED.MONITOR_TRAP_FLAG) !== 0;
     default:
       return true;
   }
