@@ -24,7 +24,7 @@ import {
   type Write,
 } from './row.ts';
 import { guestRow, INVALID_GUEST } from './rows_guest.ts';
-import { inject, NO_OTHER_EVENTS } from './rows_inject.ts';
+import { inject, NEEDS_MTF, NO_OTHER_EVENTS } from './rows_inject.ts';
 
 const RIP = 'Checks on Guest RIP, RFLAGS, and SSP';
 const STATE = 'Checks on Guest Non-Register State';
@@ -160,7 +160,7 @@ const ACTIVITY_ROWS: readonly EntryRow[] = [
     ),
   ),
   {
-    ...guestRow(STATE, 'HLT: another event can be injected', [], [act(4)], HAS_HLT),
+    ...guestRow(STATE, 'HLT: another event can be injected', [], [act(4)], [...HAS_HLT, NEEDS_MTF]),
     valid: { ...by(...inject(INTR_TYPE.OTHER_EVENT), ...TIMER, act(HLT)), bochs: NO_OTHER_EVENTS },
   },
   guestRow(

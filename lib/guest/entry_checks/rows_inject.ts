@@ -62,7 +62,8 @@ export const NO_OTHER_EVENTS = {
   where: 'VMenterInjectEvents()',
   why: 'Bochs 2.7 stops at an injected event of type 7',
 } as const;
-const MTF = hasCpuBased(CPU_BASED.MONITOR_TRAP_FLAG);
+/** Without the monitor trap flag no MTF exit can be pending. */
+export const NEEDS_MTF = hasCpuBased(CPU_BASED.MONITOR_TRAP_FLAG);
 const NO_MTF = never1(VMX_MSR.IA32_VMX_TRUE_PROCBASED_CTLS, CPU_BASED.MONITOR_TRAP_FLAG);
 
 const TYPES: readonly EntryRow[] = [
@@ -81,7 +82,7 @@ const TYPES: readonly EntryRow[] = [
   ),
   rule('a hardware exception has not vector 255', inject(EXT_INTR | 255), inject(HARD_EXCEPTION | 255)),
   {
-    ...rule('other events have vector 0', [], [], [MTF]),
+    ...rule('other events have vector 0', [], [], [NEEDS_MTF]),
     valid: { ...by(...inject(OTHER_EVENT)), bochs: NO_OTHER_EVENTS },
     invalid: { ...by(...inject(OTHER_EVENT | 1)), bochs: NO_OTHER_EVENTS },
   },
