@@ -7,6 +7,7 @@
 import { describe, expect, it } from 'vitest';
 import type { Hpa } from '../../../lib/x86/addr.ts';
 import { CR0, CR4, EFER } from '../../../lib/x86/registers.ts';
+import type { Steps } from '../../host/steps.ts';
 import type { Kvm, Vcpu } from '../kvm_host.ts';
 import { INVALID_PAGE, KVM_MMU_ROOTS_ALL, type KvmMmu } from '../kvm_host_x86.ts';
 import { KVM_REQ } from '../request_numbers.ts';
@@ -180,7 +181,7 @@ const cached = (mmu: KvmMmu, epts: readonly Ept12[]): number[] =>
   );
 
 /** Enter with each EPT12 in turn; how many roots had to be looked up. */
-function* visit(nested: TestNested, epts: readonly Ept12[]): Generator<void, number> {
+function* visit(nested: TestNested, epts: readonly Ept12[]): Steps<number> {
   let misses = 0;
   for (const ept of epts) {
     nested.enter(ept);
@@ -222,7 +223,7 @@ describe('the cache of roots', () => {
     drive(nested, visit(nested, four));
     const { guestMmu } = nested.vcpu.arch;
     kvmMmuFreeRoots(nested.kvm, guestMmu, 1);
-    nested.enter(four[1]!);
+    nested.enter(four[1]);
     expect(cached(guestMmu, four)).toEqual([1, 2, 0, -1]);
   });
 
@@ -231,7 +232,7 @@ describe('the cache of roots', () => {
     const two = epts(nested, 2);
     drive(nested, visit(nested, two));
     nested.leave();
-    nested.enter(two[1]!);
+    nested.enter(two[1]);
     expect(cached(nested.vcpu.arch.guestMmu, two)).toEqual([1, 0, -1, -1]);
   });
 

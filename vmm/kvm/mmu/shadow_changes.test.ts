@@ -176,6 +176,46 @@ describe('a table of level 1 of EPT12', () => {
     }));
 });
 
+describe('a table that gets another parent', () => {
+  // No CPU can have cached anything for addresses that were not mapped before: SDM, "Information That May Be Cached".
+  for (const level of [2, 3]) {
+    it(`at level ${level} is in sync for its new addresses at once`, () =>
+      runNested({}, function* ({ ept, enter, leave, l2, l1Write }) {
+        const span = 2 ** (12 + 9 * (level - 1));
+        ept.map(L2, 0x5000);
+        ept.map(L2 + 0x1000, 0x6000);
+        enter();
+        yield* l2(L2, 'write', 5);
+        yield* l2(L2 + 0x1000, 'write', 6);
+        leave();
+        expect(yield* l1Write(ept.entry(L2, 1) + 8, 0x7000 | LEAF)).toBe('done');
+        const table = Number(ept.read(ept.entry(L2, level)));
+        yield* l1Write(ept.entry(L2, level) + 8, table);
+        enter();
+        expect(yield* l2(L2 + span)).toEqual(done(5));
+        expect(yield* l2(L2 + span + 0x1000)).toEqual(done(0));
+      }));
+  }
+
+  it('behind the back of L0 is not mistaken for the old one', () =>
+    runNested({}, function* ({ kvm, ept, newEpt, enter, leave, l2 }) {
+      ept.map(L2, 0x5000);
+      ept.map(L2 + 0x1000, 0x6000);
+      enter();
+      yield* l2(L2, 'write', 5);
+      const other = newEpt();
+      other.map(L2 + 0x1000, 0x7000);
+      // As userspace writes it: nobody tells L0.
+      ept.write(ept.entry(L2, 2), other.read(other.entry(L2, 2)));
+      expect(yield* l2(L2 + 0x1000, 'write', 7)).toEqual(done(7));
+      leave();
+      const { shadow } = kvm.arch;
+      const page = shadow.byGfn.get(other.entry(L2, 1) >>> 12)!;
+      expect(page.map((sp) => sp.gfnAt(1))).toEqual([7]);
+      expect(shadow.byGfn.get(ept.root >>> 12)).toHaveLength(1);
+    }));
+});
+
 describe('a table above level 1', () => {
   it('is only written by L0, which takes away what the entry translated', () =>
     runNested({}, function* ({ kvm, ept, enter, leave, l2, l1Write }) {
