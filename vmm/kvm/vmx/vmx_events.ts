@@ -15,6 +15,8 @@ import { VMCS_INFO } from '../../../lib/x86/vmx/vmcs_info.ts';
 import { BLOCKING } from '../../machine/cpu/state.ts';
 import { vmread32, vmwrite32 } from '../../machine/vmx/vmcs_access.ts';
 import type { Vcpu } from '../kvm_host.ts';
+import { KVM_REQ } from '../request_numbers.ts';
+import { kvmMakeRequest } from '../requests.ts';
 import { TP } from '../trace_events.ts';
 import { isGuestMode } from '../x86/cache_regs.ts';
 import { nestedExitOnIntr, nestedExitOnNmi } from './nested/vmcs12_controls.ts';
@@ -63,24 +65,73 @@ export function vmxInjectException(vcpu: Vcpu): void {
   clearHlt(vcpu);
 }
 
-/** vmx_cancel_injection(): the entry did not happen; what was to be injected is queued again. */
-export function vmxCancelInjection(vcpu: Vcpu): void {
-  const cpu = vmxCpu(vcpu);
-  const info = vmread32(cpu, VMCS_CTRL.VM_ENTRY_INTR_INFO_FIELD);
-  vmwrite32(cpu, VMCS_CTRL.VM_ENTRY_INTR_INFO_FIELD, 0);
+/** The event that was being injected has been delivered. */
+function forgetInjected(vcpu: Vcpu): void {
+  vcpu.arch.nmiInjected = false;
+  vcpu.arch.exception.injected = false;
+  vcpu.arch.interrupt.injected = false;
+}
+
+/** Fields that go with an event's information. */
+export interface EventFields {
+  readonly length: number;
+  readonly error: number;
+}
+
+/**
+ * __vmx_complete_interrupts(): an event whose delivery was cut short, or whose entry did not happen, must be injected
+ * again. A privileged software exception is lost, as it is in KVM.
+ */
+export function vmxCompleteInterrupts(vcpu: Vcpu, info: number, fields: EventFields): void {
+  forgetInjected(vcpu);
   if ((info & INTR_INFO.VALID_MASK) === 0) return;
+  const cpu = vmxCpu(vcpu);
+  kvmMakeRequest(KVM_REQ.EVENT, vcpu);
   const { arch } = vcpu;
+  const vector = info & INTR_INFO.VECTOR_MASK;
+  const hasErrorCode = (info & INTR_INFO.DELIVER_CODE_MASK) !== 0;
   switch (info & INTR_INFO.INTR_TYPE_MASK) {
     case INTR_TYPE.NMI_INTR:
       arch.nmiInjected = true;
-      return;
-    case INTR_TYPE.EXT_INTR:
-    case INTR_TYPE.SOFT_INTR:
-      arch.interrupt.injected = true;
-      return;
-    default:
+      // SDM, "Injected NMIs": an entry that injects an NMI fails if NMIs are blocked, and this delivery blocked them.
+      vmxSetNmiMask(vcpu, false);
+      break;
+    case INTR_TYPE.SOFT_EXCEPTION:
+    case INTR_TYPE.HARD_EXCEPTION:
       arch.exception.injected = true;
+      arch.exception.pending = false;
+      arch.exception.vector = vector;
+      arch.exception.hasErrorCode = hasErrorCode;
+      arch.exception.errorCode = hasErrorCode ? vmread32(cpu, fields.error) : 0;
+      break;
+    case INTR_TYPE.SOFT_INTR:
+    case INTR_TYPE.EXT_INTR:
+      arch.interrupt.injected = true;
+      arch.interrupt.soft = (info & INTR_INFO.INTR_TYPE_MASK) === INTR_TYPE.SOFT_INTR;
+      arch.interrupt.nr = vector;
+      break;
+    default:
+      return;
   }
+  arch.eventExitInstLen = vmread32(cpu, fields.length);
+  vmwrite32(cpu, VMCS_CTRL.VM_ENTRY_INSTRUCTION_LEN, arch.eventExitInstLen);
+}
+
+/** What goes with the VM-entry interruption information. */
+const TO_BE_INJECTED = {
+  length: VMCS_CTRL.VM_ENTRY_INSTRUCTION_LEN,
+  error: VMCS_CTRL.VM_ENTRY_EXCEPTION_ERROR_CODE,
+} as const;
+
+/**
+ * vmx_cancel_injection(): the entry did not happen; what was to be injected is queued again, from the VMCS, since an event
+ * that L1 injects into L2 is known nowhere else.
+ */
+export function vmxCancelInjection(vcpu: Vcpu): void {
+  const cpu = vmxCpu(vcpu);
+  const info = vmread32(cpu, VMCS_CTRL.VM_ENTRY_INTR_INFO_FIELD);
+  vmxCompleteInterrupts(vcpu, info, TO_BE_INJECTED);
+  vmwrite32(cpu, VMCS_CTRL.VM_ENTRY_INTR_INFO_FIELD, 0);
 }
 
 /** vmx_get_interrupt_shadow(): KVM_X86_SHADOW_INT bits. */

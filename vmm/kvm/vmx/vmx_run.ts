@@ -11,7 +11,7 @@ import { VMCS_GUEST } from '../../../lib/x86/vmx/vmcs_guest.ts';
 import { VMCS_INFO } from '../../../lib/x86/vmx/vmcs_info.ts';
 import { CR4 } from '../../../lib/x86/registers.ts';
 import { EXIT_REASON, VMX_EXIT_REASONS } from '../../../lib/x86/vmx/exit_reasons.ts';
-import { INTR_INFO, INTR_TYPE } from '../../../lib/x86/vmx/intr_info.ts';
+import { INTR_INFO } from '../../../lib/x86/vmx/intr_info.ts';
 import type { Steps } from '../../host/steps.ts';
 import type { Cpu } from '../../machine/cpu/cpu.ts';
 import { cpuRun } from '../../machine/cpu/system/run.ts';
@@ -22,11 +22,9 @@ import { vmread32, vmreadHigh, vmwrite32 } from '../../machine/vmx/vmcs_access.t
 import { VMX_RESULT } from '../../machine/vmx/vmx_unit.ts';
 import type { Vcpu } from '../kvm_host.ts';
 import { EXIT_FASTPATH, type KvmExitInfo, type MaybeSteps } from '../kvm_host_x86.ts';
-import { KVM_REQ } from '../request_numbers.ts';
-import { kvmMakeRequest } from '../requests.ts';
 import { TP } from '../trace_events.ts';
 import { kvmRipRead } from '../x86/cache_regs.ts';
-import { vmxSetNmiMask } from './vmx_events.ts';
+import { vmxCompleteInterrupts } from './vmx_events.ts';
 import { vmxWriteDirtyRegs } from './vmx_regs.ts';
 import { exitReasonText } from './exit_reason_text.ts';
 import { nestedSyncVmcs12ToShadow } from './nested/shadow_vmcs.ts';
@@ -142,7 +140,7 @@ function afterExit(vcpu: Vcpu, cpu: Cpu, result: number): number {
   if (failed) return EXIT_FASTPATH.NONE;
   vmx.loadedVmcs.launched = true;
   recoverNmiBlocking(cpu, vmx.exit.idtVectoring);
-  completeInterrupts(vcpu, cpu, vmx.exit.idtVectoring);
+  vmxCompleteInterrupts(vcpu, vmx.exit.idtVectoring, INTERRUPTED);
   return EXIT_FASTPATH.NONE;
 }
 
@@ -156,47 +154,11 @@ function recoverNmiBlocking(cpu: Cpu, idtVectoring: number): void {
   vmwrite32(cpu, VMCS_GUEST.INTERRUPTIBILITY_INFO, old | BLOCKING.NMI);
 }
 
-/** The event that was being injected has been delivered. */
-function forgetInjected(vcpu: Vcpu): void {
-  vcpu.arch.nmiInjected = false;
-  vcpu.arch.exception.injected = false;
-  vcpu.arch.interrupt.injected = false;
-}
-
-/** __vmx_complete_interrupts(): an event whose delivery was cut short by the exit must be injected again. */
-function completeInterrupts(vcpu: Vcpu, cpu: Cpu, info: number): void {
-  forgetInjected(vcpu);
-  if ((info & INTR_INFO.VALID_MASK) === 0) return;
-  kvmMakeRequest(KVM_REQ.EVENT, vcpu);
-  const { arch } = vcpu;
-  const vector = info & INTR_INFO.VECTOR_MASK;
-  const hasErrorCode = (info & INTR_INFO.DELIVER_CODE_MASK) !== 0;
-  switch (info & INTR_INFO.INTR_TYPE_MASK) {
-    case INTR_TYPE.NMI_INTR:
-      arch.nmiInjected = true;
-      // SDM, "Injected NMIs": an entry that injects an NMI fails if NMIs are blocked, and this delivery blocked them.
-      vmxSetNmiMask(vcpu, false);
-      break;
-    case INTR_TYPE.SOFT_EXCEPTION:
-    case INTR_TYPE.HARD_EXCEPTION:
-      arch.exception.injected = true;
-      arch.exception.pending = false;
-      arch.exception.vector = vector;
-      arch.exception.hasErrorCode = hasErrorCode;
-      arch.exception.errorCode = hasErrorCode ? vmread32(cpu, VMCS_INFO.IDT_VECTORING_ERROR_CODE) : 0;
-      break;
-    case INTR_TYPE.SOFT_INTR:
-    case INTR_TYPE.EXT_INTR:
-      arch.interrupt.injected = true;
-      arch.interrupt.soft = (info & INTR_INFO.INTR_TYPE_MASK) === INTR_TYPE.SOFT_INTR;
-      arch.interrupt.nr = vector;
-      break;
-    default:
-      return;
-  }
-  arch.eventExitInstLen = vmread32(cpu, VMCS_INFO.VM_EXIT_INSTRUCTION_LEN);
-  vmwrite32(cpu, VMCS_CTRL.VM_ENTRY_INSTRUCTION_LEN, arch.eventExitInstLen);
-}
+/** What goes with the IDT-vectoring information. */
+const INTERRUPTED = {
+  length: VMCS_INFO.VM_EXIT_INSTRUCTION_LEN,
+  error: VMCS_INFO.IDT_VECTORING_ERROR_CODE,
+} as const;
 
 /** vmx_get_exit_info(). */
 export function vmxGetExitInfo(vcpu: Vcpu, out: KvmExitInfo): void {
