@@ -102,7 +102,7 @@ function showDifferences(program: DifferentialProgram, lines: readonly ComparedL
 function judgeSide(program: DifferentialProgram, side: Side, bochs: BochsRun, write: Write): Judgement {
   const start = performance.now();
   const text = runHere(program, side);
-  const lines = compareTexts(program.name, text, bochs.text);
+  const lines = compareTexts({ program: program.name, side }, text, bochs.text);
   const counts = countOf(lines);
   // A run that was given up is a difference, whatever its text.
   if (bochs.trouble !== undefined && counts.differs === 0) counts.differs = 1;

@@ -5,11 +5,14 @@ import { GUEST_BEGINS } from './boot/entry_code.ts';
 import { guestText } from './bochs.ts';
 import { BOCHS_FAULTS } from './bochs_faults.ts';
 import { checkExpected, compareTexts, expectedText, linesOf } from './compare.ts';
+import { KVM_FACTS } from './kvm_facts.ts';
 import { CORPUS, runHere } from './corpus.ts';
+
+const SOME = { program: 'some_program', side: 'machine' } as const;
 
 describe('two texts', () => {
   const verdicts = (here: string, there: string): string[] =>
-    compareTexts('some_program', here, there).map(({ verdict }) => verdict);
+    compareTexts(SOME, here, there).map(({ verdict }) => verdict);
 
   it('are equal line by line, or differ where they do', () => {
     expect(verdicts('a\nb\n', 'a\nb\n')).toEqual(['equal', 'equal']);
@@ -17,7 +20,7 @@ describe('two texts', () => {
   });
 
   it('differ where one ends early', () => {
-    expect(compareTexts('p', 'a\n', 'a\nb\n')[1]).toEqual({
+    expect(compareTexts(SOME, 'a\n', 'a\nb\n')[1]).toEqual({
       number: 2,
       verdict: 'differs',
       here: '(no line)',
@@ -33,31 +36,46 @@ describe('two texts', () => {
 
   it('of two sides leave the line that either could show', () => {
     const sides = ['x: absent\ny: 1\n', 'x: 1\ny: 2\n'].map((here) =>
-      compareTexts('p', here, 'x: 1\ny: 1\n'),
+      compareTexts(SOME, here, 'x: 1\ny: 1\n'),
     );
     expect(expectedText(sides)).toBe('x: 1\n~\n');
   });
 
   it('leave an expectation only where they agree', () => {
-    const kept = expectedText([compareTexts('p', 'a\nx: absent\nb\n', 'a\nx: 1\nb\n')]);
+    const kept = expectedText([compareTexts(SOME, 'a\nx: absent\nb\n', 'a\nx: 1\nb\n')]);
     expect(kept).toBe('a\n~\nb\n');
-    expect(checkExpected(kept, 'a\nx: absent\nb\n')).toEqual([]);
-    expect(checkExpected(kept, 'a\nx: 2\nc\n')).toEqual(["line 3: expected 'b', got 'c'"]);
-    expect(checkExpected(kept, 'a\n')).toHaveLength(2);
-    expect(checkExpected('x: 1\n', 'x: absent\n')).toEqual([]);
-    expect(checkExpected(kept, 'a\nx\nb\nmore\n')).toEqual(["line 4: expected '(no line)', got 'more'"]);
+    expect(checkExpected(SOME, kept, 'a\nx: absent\nb\n')).toEqual([]);
+    expect(checkExpected(SOME, kept, 'a\nx: 2\nc\n')).toEqual(["line 3: expected 'b', got 'c'"]);
+    expect(checkExpected(SOME, kept, 'a\n')).toHaveLength(2);
+    expect(checkExpected(SOME, 'x: 1\n', 'x: absent\n')).toEqual([]);
+    expect(checkExpected(SOME, kept, 'a\nx\nb\nmore\n')).toEqual([
+      "line 4: expected '(no line)', got 'more'",
+    ]);
   });
 });
 
-describe('the known faults of Bochs', () => {
-  it('name programs of the corpus, and lines that they print', () => {
-    for (const name of new Set(BOCHS_FAULTS.map(({ program }) => program))) {
+describe('the tables of exceptions', () => {
+  it.each([
+    ['Bochs’s faults', 'machine', BOCHS_FAULTS],
+    ['KVM’s own ways', 'L0', KVM_FACTS],
+  ] as const)('%s name programs of the corpus, and lines that they print', (_, side, table) => {
+    for (const name of new Set(table.map(({ program }) => program))) {
       const program = CORPUS.find((p) => p.name === name);
-      expect(program, name).toBeDefined();
-      const lines = linesOf(runHere(program!, program!.on[0]!));
-      for (const fault of BOCHS_FAULTS.filter((f) => f.program === name))
-        expect(lines.filter((line) => fault.line.test(line)).length, String(fault.line)).toBeGreaterThan(0);
+      expect(program?.on, name).toContain(side);
+      const lines = linesOf(runHere(program!, side));
+      for (const row of table.filter((r) => r.program === name))
+        expect(lines.filter((line) => row.line.test(line)).length, String(row.line)).toBeGreaterThan(0);
     }
+  });
+
+  it('hold for their side only', () => {
+    const l0 = { program: 'vmx_events', side: 'L0' } as const;
+    const line = 'inject_int1_then_gp: exit 0 intr=80000b0d:b';
+    const [here, there] = [`${line} rip=0\n`, `${line} idt=80000501 len=1 rip=0\n`];
+    expect(compareTexts(l0, here, there)[0]!.verdict).toBe('listed');
+    expect(compareTexts({ ...l0, side: 'machine' }, here, there)[0]!.verdict).toBe('differs');
+    expect(checkExpected(l0, there, here)).toEqual([]);
+    expect(checkExpected({ ...l0, side: 'machine' }, there, here)).toHaveLength(1);
   });
 });
 

@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /**
  * Two texts of one program, line by line. A case that one side cannot show prints `name: absent`; such a line is skipped,
- * as is a line on which Bochs is known to be wrong. Agreed lines are kept as expected values.
+ * as is a line on which Bochs is known to be wrong, or L0 to follow KVM and not the hardware. Agreed lines are kept as
+ * expected values.
  */
 import { bochsFaultOf } from './bochs_faults.ts';
+import { kvmFactOf } from './kvm_facts.ts';
+import type { Side } from './program.ts';
 
 /** What becomes of a line. */
 export type LineVerdict = 'equal' | 'differs' | 'skipped' | 'listed';
@@ -27,18 +30,28 @@ export function linesOf(text: string): readonly string[] {
   return text.replace(/\n$/, '').split('\n');
 }
 
-function verdictOf(program: string, here: string, there: string): LineVerdict {
+/** Whose text it is. */
+export interface TextOf {
+  readonly program: string;
+  readonly side: Side;
+}
+
+/** Why a line is not compared, or undefined. */
+const listedReason = ({ program, side }: TextOf, here: string): string | undefined =>
+  bochsFaultOf(program, here) ?? (side === 'L0' ? kvmFactOf(program, here) : undefined);
+
+function verdictOf(of: TextOf, here: string, there: string): LineVerdict {
   if (ABSENT.test(here) || ABSENT.test(there)) return 'skipped';
-  if (bochsFaultOf(program, here) !== undefined) return 'listed';
+  if (listedReason(of, here) !== undefined) return 'listed';
   return here === there ? 'equal' : 'differs';
 }
 
 /** Every line of both texts with what becomes of it. */
-export function compareTexts(program: string, here: string, there: string): readonly ComparedLine[] {
+export function compareTexts(of: TextOf, here: string, there: string): readonly ComparedLine[] {
   const [mine, theirs] = [linesOf(here), linesOf(there)];
   return Array.from({ length: Math.max(mine.length, theirs.length) }, (_, n) => {
     const pair = { here: mine[n] ?? MISSING, there: theirs[n] ?? MISSING };
-    return { number: n + 1, verdict: verdictOf(program, pair.here, pair.there), ...pair };
+    return { number: n + 1, verdict: verdictOf(of, pair.here, pair.there), ...pair };
   });
 }
 
@@ -55,12 +68,13 @@ export function expectedText(sides: readonly (readonly ComparedLine[])[]): strin
 }
 
 /** Where our text is not what the kept lines say: `line n: expected ..., got ...`. What a side cannot show is not wrong. */
-export function checkExpected(expected: string, here: string): readonly string[] {
+export function checkExpected(of: TextOf, expected: string, here: string): readonly string[] {
   const [kept, mine] = [linesOf(expected), linesOf(here)];
   const wrong: string[] = [];
   for (let n = 0; n < Math.max(kept.length, mine.length); n++) {
     const [want, got] = [kept[n] ?? MISSING, mine[n] ?? MISSING];
-    const free = (want === NO_EXPECTATION && got !== MISSING) || ABSENT.test(got);
+    const free =
+      (want === NO_EXPECTATION && got !== MISSING) || ABSENT.test(got) || listedReason(of, got) !== undefined;
     if (want !== got && !free) wrong.push(`line ${n + 1}: expected '${want}', got '${got}'`);
   }
   return wrong;

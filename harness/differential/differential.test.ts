@@ -10,11 +10,14 @@ import { CORPUS, expectedFile, runHere } from './corpus.ts';
 import { loadSnippets } from './core/program.ts';
 
 describe('the differential corpus', () => {
-  const runs = CORPUS.flatMap((program) => program.on.map((side) => [program.name, side, program] as const));
-  it.each(runs)('%s on %s prints what Bochs printed', (name, side, program) => {
+  const runs = CORPUS.filter(({ on }) => on.includes('L0')).map(
+    (program) => [program.name, program] as const,
+  );
+  it.each(runs)('%s on L0 prints what Bochs printed', (name, program) => {
+    const side = 'L0';
     const text = runHere(program, side);
     const kept = readFileSync(expectedFile(name), 'utf8');
-    expect(checkExpected(kept, text)).toEqual([]);
+    expect(checkExpected({ program: name, side }, kept, text)).toEqual([]);
     expect(linesOf(text).length).toBeGreaterThan(10);
   });
 

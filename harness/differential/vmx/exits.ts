@@ -5,6 +5,7 @@
  */
 import { gpr, m16, mem, R } from '../../../lib/asm/operands.ts';
 import { CR0, CR4 } from '../../../lib/x86/registers.ts';
+import { VMX_MISC_CR3_TARGET_COUNT_SHIFT } from '../../../lib/x86/vmx/capability_msrs.ts';
 import { CPU_BASED, SECONDARY_EXEC } from '../../../lib/x86/vmx/controls.ts';
 import { VMCS_CTRL } from '../../../lib/x86/vmx/vmcs_ctrl.ts';
 import { VMCS_GUEST } from '../../../lib/x86/vmx/vmcs_guest.ts';
@@ -83,6 +84,7 @@ const CONTROL_REGISTERS: readonly VmxCase[] = [
   ...[0, 14].map((reg) => movFromCr(`mov_from_cr8_${reg}`, 'cr8', reg, { set: EXITING_CR8 })),
   movToCr('cr3_target', 'cr3', 1, {
     set: EXITING_CR,
+    misc: 4 << VMX_MISC_CR3_TARGET_COUNT_SHIFT,
     fields: [
       [C.CR3_TARGET_COUNT, 2],
       [C.CR3_TARGET_VALUE0, 0x1000],
@@ -190,6 +192,8 @@ const CONTROL_REGISTERS: readonly VmxCase[] = [
     code: (a) => {
       a.emit('mov', R.rax, R.cr0);
       a.emit('and', R.rax, ~CR0.NE);
+      // Flags that do not depend on CR0.ET.
+      a.emit('cmp', R.rsp, R.rsp);
       a.emit('mov', R.cr0, R.rax);
     },
   },

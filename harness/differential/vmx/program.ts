@@ -20,7 +20,7 @@ interface VmxProgram {
 export const vmxProgram = ({ name, summary, cases, more }: VmxProgram): DifferentialProgram => ({
   name,
   summary,
-  on: ['machine'],
+  on: ['L0', 'machine'],
   image: () => linkGuest(vmxMain(cases, more), ...VMX_ROOTS),
   extraPages: AREA_PAGES,
   *prepare(vm, vcpu) {
