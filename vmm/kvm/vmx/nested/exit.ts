@@ -133,6 +133,8 @@ export function nestedVmxVmexitSimple(
 /** nested_vmx_triple_fault(). */
 export function nestedVmxTripleFault(vcpu: Vcpu): void {
   kvmClearRequest(KVM_REQ.TRIPLE_FAULT, vcpu);
+  // Userspace can bring both about, a pending triple fault and an L2 that is about to run: KVM warns, and exits.
+  toVmx(vcpu).nested.nestedRunPending = false;
   nestedVmxVmexitSimple(vcpu, EXIT_REASON.TRIPLE_FAULT);
 }
 

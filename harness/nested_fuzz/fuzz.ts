@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: GPL-2.0-only
+/**
+ * The nested fuzzer's cases: L1 gives L0 a random vmcs12, by VMLAUNCH or by way of KVM_SET_NESTED_STATE, and runs a random
+ * L2. Every case must end as the manual or KVM's API says: in VMfail, in a VM exit of L1, or in an exit to userspace. A
+ * JavaScript exception of any kind fails the test, and so does memory of L0 that changed or got lost.
+ */
+import type { Steps, Thread } from '../../lib/kvm_util/backend.ts';
+import { tryVcpuRun } from '../../lib/kvm_util/ucall_common.ts';
+import { KVM_CAP } from '../../lib/uapi/capabilities.ts';
+import { ERRNO, KvmError } from '../../lib/uapi/errno.ts';
+import {
+  KVM_NESTED_STATE_SIZE,
+  KVM_STATE_NESTED,
+  KVM_STATE_NESTED_VMX_VMCS_SIZE,
+} from '../../lib/uapi/nested_state.ts';
+import { KVM_EXIT } from '../../lib/uapi/run.ts';
+import { codeName } from '../../lib/x86/bits.ts';
+import { EXIT_REASON, VMX_EXIT_REASONS } from '../../lib/x86/vmx/exit_reasons.ts';
+import { VMXERR } from '../../lib/x86/vmx/insn_errors.ts';
+import { createEmulatedHost } from '../../vmm/emulated.ts';
+import { FUZZ_RECORD } from './guest_code.ts';
+import { l2Code } from './l2_code.ts';
+import { mutate, type Mutation } from './mutate.ts';
+import { Rng } from './rng.ts';
+import { closeWorld, createWorld, pokeGpa, reported, resetWorld, vmxonState, type World } from './world.ts';
+
+/** Virtual time that a case may take: a guest may loop for ever. */
+const CASE_NS = 60_000;
+/** Exits to userspace that are answered before the case ends. */
+const MAX_EXITS = 4;
+
+/** How a case ended: a key for the statistics. */
+type Outcome = string;
+
+/** Exits to userspace that a guest can cause. */
+const CLEAN_EXITS: readonly number[] = [
+  KVM_EXIT.IO,
+  KVM_EXIT.MMIO,
+  KVM_EXIT.HLT,
+  KVM_EXIT.SHUTDOWN,
+  KVM_EXIT.INTERNAL_ERROR,
+];
+const ENTRY_ERRORS: readonly number[] = [
+  VMXERR.VMLAUNCH_NONCLEAR_VMCS,
+  VMXERR.ENTRY_INVALID_CONTROL_FIELD,
+  VMXERR.ENTRY_INVALID_HOST_STATE_FIELD,
+  VMXERR.ENTRY_EVENTS_BLOCKED_BY_MOV_SS,
+];
+
+/** A broken promise; the message says which. */
+class FuzzFailure extends Error {
+  override readonly name: string = 'FuzzFailure';
+}
+
+const hex = (value: bigint): string => `0x${value.toString(16)}`;
+
+/** What L1 reports must be possible. */
+function judge(record: readonly bigint[]): Outcome {
+  const [kind, a, b] = record as [bigint, bigint, bigint];
+  if (kind === FUZZ_RECORD.VMPTRLD) {
+    if (a === 2n && b !== BigInt(VMXERR.VMPTRLD_INCORRECT_VMCS_REVISION_ID))
+      throw new FuzzFailure(`VMPTRLD failed with error ${b}`);
+    return a === 1n ? 'VMPTRLD: VMfailInvalid' : 'VMPTRLD: wrong revision';
+  }
+  if (kind === FUZZ_RECORD.VMLAUNCH) {
+    if (a === 1n) return 'VMLAUNCH: VMfailInvalid';
+    if (a !== 2n || !ENTRY_ERRORS.includes(Number(b)))
+      throw new FuzzFailure(`VMLAUNCH: status ${a}, error ${b}`);
+    return `VMLAUNCH: VMfail ${codeName(VMXERR, Number(b))}`;
+  }
+  if (kind !== FUZZ_RECORD.EXIT) throw new FuzzFailure(`L1 reports ${record.map(hex).join(' ')}`);
+  return judgeExit(Number(a), b);
+}
+
+function judgeExit(reason: number, qualification: bigint): Outcome {
+  const basic = reason & VMX_EXIT_REASONS.BASIC_MASK;
+  if (!(Object.values(EXIT_REASON) as number[]).includes(basic))
+    throw new FuzzFailure(`exit to L1 with reason 0x${reason.toString(16)}`);
+  if (reason < 0x8000_0000) return `exit: ${codeName(EXIT_REASON, basic)}`;
+  const state = basic === EXIT_REASON.INVALID_STATE && [0n, 2n, 3n, 4n].includes(qualification);
+  const msrs = basic === EXIT_REASON.MSR_LOAD_FAIL && qualification > 0n && qualification <= 513n;
+  if (!state && !msrs)
+    throw new FuzzFailure(`failed entry: reason ${basic}, qualification ${hex(qualification)}`);
+  return `failed entry: ${codeName(EXIT_REASON, basic)}`;
+}
+
+/** What the watchdog knows of the fuzzing thread. */
+interface Watched {
+  done: boolean;
+  /** When the running case began. */
+  since: number;
+}
+
+/** The fuzzing thread. */
+class Fuzzer {
+  readonly world: World;
+  readonly outcomes = new Map<Outcome, number>();
+  readonly #watched: Watched;
+
+  readonly #rerun: string;
+
+  constructor(world: World, watched: Watched, params: readonly string[]) {
+    this.world = world;
+    this.#watched = watched;
+    this.#rerun = params.map((param) => `--param ${param}`).join(' ');
+  }
+
+  /** Errors carry the case's number and changes. */
+  *run(seed: number): Steps<void> {
+    const rng = new Rng(seed);
+    let notes: readonly string[] = [];
+    try {
+      resetWorld(this.world);
+      const l2 = l2Code(rng, this.world);
+      const m = mutate(rng, this.world);
+      notes = [...m.notes, `L2: ${l2.text}`];
+      pokeGpa(this.world, Number(this.world.arena[0]!.physical), l2.bytes);
+      this.#watched.since = this.world.host.threads.nowNs();
+      const outcome = rng.chance(75) ? yield* this.#launch(m) : yield* this.#restore(rng, m);
+      this.outcomes.set(outcome, (this.outcomes.get(outcome) ?? 0) + 1);
+    } catch (error) {
+      if (error instanceof Error)
+        error.message = `case ${seed}: ${error.message}\n  ${notes.join('\n  ')}\nrerun: npm run nightly -- --first ${seed} --cases 1 ${this.#rerun}`;
+      throw error;
+    }
+  }
+
+  /** By L1's VMLAUNCH. */
+  *#launch(m: Mutation): Steps<Outcome> {
+    const { world } = this;
+    pokeGpa(world, world.vmcsGpa, m.vmcs12.bytes);
+    world.vcpu.fd.setNestedState(vmxonState(world));
+    return yield* this.#toTheEnd();
+  }
+
+  /** By userspace, as if the vCPU came from elsewhere. */
+  *#restore(rng: Rng, m: Mutation): Steps<Outcome> {
+    const { world } = this;
+    const state = vmxonState(world);
+    state.hdr.vmx.vmcs12_pa = BigInt(world.vmcsGpa);
+    state.size = KVM_NESTED_STATE_SIZE + KVM_STATE_NESTED_VMX_VMCS_SIZE * (1 + rng.below(2));
+    state.flags = rng.chance(80) ? KVM_STATE_NESTED.GUEST_MODE : 0;
+    if (state.flags !== 0 && rng.chance(50)) state.flags |= KVM_STATE_NESTED.RUN_PENDING;
+    if (rng.chance(10)) state.flags |= KVM_STATE_NESTED.MTF_PENDING;
+    state.data.vmx.vmcs12.set(m.vmcs12.bytes);
+    state.data.vmx.shadow_vmcs12.set(world.vmcs12);
+    try {
+      world.vcpu.fd.setNestedState(state);
+    } catch (error) {
+      if (error instanceof KvmError && error.errno === ERRNO.EINVAL) return 'KVM_SET_NESTED_STATE: EINVAL';
+      throw error;
+    }
+    if (rng.chance(50)) world.vcpu.fd.getNestedState(world.vm.fd.checkExtension(KVM_CAP.NESTED_STATE));
+    return yield* this.#toTheEnd();
+  }
+
+  *#toTheEnd(): Steps<Outcome> {
+    const { vcpu, host } = this.world;
+    for (let exits = 0; exits < MAX_EXITS;) {
+      const errno = yield* tryVcpuRun(vcpu);
+      if (errno === ERRNO.EINTR) {
+        if (host.threads.nowNs() - this.#watched.since >= CASE_NS) return 'runs on';
+        continue;
+      }
+      if (errno === ERRNO.EFAULT) return 'KVM_RUN: EFAULT';
+      if (errno !== 0) throw new FuzzFailure(`KVM_RUN: errno ${errno}`);
+      const record = reported(this.world);
+      // L2 may hit the port too; then the record is that of the beginning.
+      if (record !== undefined && record[0] !== FUZZ_RECORD.READY) return judge(record);
+      const reason = vcpu.fd.run.exit_reason;
+      if (!CLEAN_EXITS.includes(reason))
+        throw new FuzzFailure(`exit ${codeName(KVM_EXIT, reason)} to userspace`);
+      if (reason !== KVM_EXIT.IO && reason !== KVM_EXIT.MMIO)
+        return `userspace: ${codeName(KVM_EXIT, reason)}`;
+      exits++;
+    }
+    return 'userspace: port and memory-mapped I/O';
+  }
+}
+
+/** What a range of cases came to. */
+export interface FuzzResult {
+  readonly outcomes: ReadonlyMap<Outcome, number>;
+  /** Frames in use by the host after the VM is gone, less those before. */
+  readonly framesLost: number;
+}
+
+/** Run cases `first` to `first + count - 1` on one host. */
+export function fuzzNested(first: number, count: number, params: readonly string[] = []): FuzzResult {
+  const host = createEmulatedHost({ ramBytes: 0x0400_0000, nrCpus: 2, params });
+  const { threads } = host;
+  const outcomes = new Map<Outcome, number>();
+  let framesLost = 0;
+  host.runMain(function* () {
+    const before = host.host.pages.nrFree;
+    const watched = { done: false, since: Infinity };
+    const worker: Thread = threads.spawn('vcpu', function* () {
+      const world = yield* createWorld(host);
+      const fuzzer = new Fuzzer(world, watched, params);
+      try {
+        for (let i = 0; i < count; i++) yield* fuzzer.run(first + i);
+      } finally {
+        watched.done = true;
+      }
+      for (const [outcome, n] of fuzzer.outcomes) outcomes.set(outcome, n);
+      yield* closeWorld(world);
+    });
+    const overdue = (): boolean => !watched.done && threads.nowNs() - watched.since >= CASE_NS;
+    while (!watched.done) {
+      yield* threads.sleepNs(CASE_NS / 4);
+      if (overdue()) threads.kill(worker);
+    }
+    yield* threads.join(worker);
+    framesLost = before - host.host.pages.nrFree;
+  });
+  return { outcomes, framesLost };
+}
