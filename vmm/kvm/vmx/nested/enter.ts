@@ -34,6 +34,7 @@ import { nestedVmxCheckGuestState } from './check_guest.ts';
 import { nestedVmxCheckAddressSpaceSize, nestedVmxCheckHostState } from './check_host.ts';
 import { cc, ENTRY_FAIL } from './check_util.ts';
 import { loadVmcs12HostState } from './load_host_state.ts';
+import { nestedEptUninitMmuContext } from './mmu_context.ts';
 import { nestedVmxLoadMsr } from './msr_switch.ts';
 import { INVALID_VMPTR } from './nested_vmx.ts';
 import { nestedGetVmcs12Pages, waitForVmcs12Pages } from './pages.ts';
@@ -211,7 +212,11 @@ function failedVmexit(vcpu: Vcpu, from: EntrySource, reason: number, qualificati
   releasePages(vcpu);
   vmxSwitchVmcs(vcpu, vmx.vmcs01);
   loadL1Tsc(vcpu);
-  if (from === 'restore') return NVMX_VMENTRY.VMEXIT;
+  if (from === 'restore') {
+    // DEVIATION: KVM leaves L2's MMU in place here, and a vCPU that runs after all has lost its way.
+    nestedEptUninitMmuContext(vcpu);
+    return NVMX_VMENTRY.VMEXIT;
+  }
   loadVmcs12HostState(vcpu);
   nested.cachedVmcs12.set32(I.EXIT_QUALIFICATION, qualification);
   nested.cachedVmcs12.set32(I.VM_EXIT_REASON, reason | VMX_EXIT_REASONS.FAILED_VMENTRY);
