@@ -35,6 +35,8 @@ export interface ControlCaps {
 export interface VmxCaps {
   readonly revision: number;
   readonly maxPhyAddr: number;
+  /** First physical address beyond that width. */
+  readonly physEnd: number;
   readonly pin: ControlCaps;
   readonly cpuBased: ControlCaps;
   readonly secondary: ControlCaps;
@@ -202,6 +204,7 @@ export function vmxCapsOf(profile: Pick<CpuProfile, 'maxPhysBits' | 'name'>): Vm
   return {
     revision: REVISION,
     maxPhyAddr: profile.maxPhysBits,
+    physEnd: 2 ** profile.maxPhysBits,
     pin: PIN,
     cpuBased: CPU,
     secondary: SECONDARY,

@@ -90,8 +90,16 @@ function store(cpu: Cpu, base: number, field: number, full: number, lo: number, 
     i32[at] = lo;
     if ((width & 1) === 1) i32[at + 1] = hi;
   }
-  const effects = vmcsEffects(full);
+  applyEffects(cpu, base, at, vmcsEffects(full));
+}
+
+/**
+ * What a write of the field at the word `at` does besides (vmcsEffects()): checks that passed are void, the frame that an
+ * address names has an epoch.
+ */
+export function applyEffects(cpu: Cpu, base: number, at: number, effects: number): void {
   if (effects === 0) return;
+  const { i32 } = cpu.mem;
   i32[base + VMCS_WORD.STATE] = i32[base + VMCS_WORD.STATE]! & ~(effects & VMCS_STATE.BITS);
   const epochWord = effects >>> VMCS_EPOCH_SHIFT;
   if (epochWord !== 0) i32[base + epochWord] = epochOf(cpu, i32[at]!, i32[at + 1]!);
@@ -151,10 +159,17 @@ export function vmread64(cpu: Cpu, field: number): bigint {
   return (BigInt(vmreadHigh(cpu, field)) << 32n) | BigInt(lo);
 }
 
-/** Write lo and hi; hi is ignored by 16- and 32-bit fields. */
+/** A whole 64-bit field that holds no address: an address written again names the frame as it is now. */
+const isPlainWide = (field: number): boolean =>
+  (field & (0x2000 | VMCS_ACCESS_HIGH)) === 0x2000 && vmcsEffects(field) >>> VMCS_EPOCH_SHIFT === 0;
+
+/** Write lo and hi; hi is ignored by 16- and 32-bit fields. A value that is there already has no effect. */
 export function vmwritePair(cpu: Cpu, field: number, lo: number, hi: number): void {
   spend(cpu, COST.VMWRITE);
-  checkAccess(cpu, field, 'VMWRITE');
+  const at = checkAccess(cpu, field, 'VMWRITE');
+  const { i32 } = cpu.mem;
+  if (i32[at] === lo && i32[at + 1] === hi && isPlainWide(field)) return;
+  if (i32[at] === lo && (field & 0x2000) === 0) return;
   const full = field & ~VMCS_ACCESS_HIGH;
   if (isReadOnly(cpu, full)) {
     throw new SanitizerError(`CPU ${cpu.id}: VMWRITE of field ${hex(field)}, which is read-only`);
@@ -172,7 +187,11 @@ export function vmwriteNum(cpu: Cpu, field: number, value: number): void {
   vmwritePair(cpu, field, value | 0, Math.floor(value / TWO_32) | 0);
 }
 
+const U64 = new BigUint64Array(1);
+const U64_WORDS = new Int32Array(U64.buffer);
+
 /** Write 64 bits. */
 export function vmwrite64(cpu: Cpu, field: number, value: bigint): void {
-  vmwritePair(cpu, field, Number(BigInt.asIntN(32, value)), Number(BigInt.asIntN(32, value >> 32n)));
+  U64[0] = value;
+  vmwritePair(cpu, field, U64_WORDS[0]!, U64_WORDS[1]!);
 }

@@ -20,7 +20,7 @@ import { VMX_RESULT } from './vmx_unit.ts';
 
 /** 4-KByte aligned and within the physical-address width. */
 function isValidPointer(cpu: Cpu, pa: number): boolean {
-  return pa >= 0 && pa % 4096 === 0 && pa < 2 ** cpu.vmx.caps.maxPhyAddr;
+  return pa >= 0 && (pa & 0xfff) === 0 && pa < cpu.vmx.caps.physEnd;
 }
 
 /** The machine keeps its own state below RAM. */
