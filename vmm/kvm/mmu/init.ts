@@ -6,6 +6,8 @@
  */
 import { CR0, CR4, EFER } from '../../../lib/x86/registers.ts';
 import { VMX_EPTP } from '../../../lib/x86/vmx/controls.ts';
+import { spend } from '../../machine/cost/ledger.ts';
+import { COST } from '../../machine/cost/points.ts';
 import { UnimplementedError } from '../../machine/errors.ts';
 import type { Vcpu } from '../kvm_host.ts';
 import { PAGING, type KvmMmu } from '../kvm_host_x86.ts';
@@ -67,8 +69,14 @@ export function kvmCalcCpuRoleExt(vcpu: Vcpu): number {
 export function kvmInitMmu(vcpu: Vcpu): void {
   const base = kvmCalcCpuRoleBase(vcpu);
   const ext = kvmCalcCpuRoleExt(vcpu);
+  spend(vcpu.kvm.host.sched.cpu, COST.MMU_ROLE_CHECK);
   if (mmuIsNested(vcpu)) initKvmNestedMmu(vcpu, base, ext);
   else initKvmTdpMmu(vcpu, base, ext);
+}
+
+function countInit(vcpu: Vcpu, mmu: KvmMmu): void {
+  mmu.inits++;
+  spend(vcpu.kvm.host.sched.cpu, COST.MMU_INIT);
 }
 
 /** kvm_calc_tdp_mmu_root_page_role(). */
@@ -86,15 +94,18 @@ function initKvmTdpMmu(vcpu: Vcpu, base: number, ext: number): void {
   const mmu = vcpu.arch.rootMmu;
   const { cpuRole, rootRole } = mmu;
   const rootWord = tdpRootRole(vcpu, base);
-  if (cpuRole.base.word === base && cpuRole.ext === ext && rootRole.word === rootWord) return;
+  const oldBase = cpuRole.base.word;
+  const sameExt = cpuRole.ext === ext;
+  if (oldBase === base && sameExt && rootRole.word === rootWord) return;
   cpuRole.base.word = base;
   cpuRole.ext = ext;
   rootRole.word = rootWord;
-  mmu.inits++;
+  countInit(vcpu, mmu);
   mmu.getGuestPgd = kvmReadCr3;
   mmu.getPdptr = noPdptr;
   mmu.injectPageFault = kvmInjectPageFault;
-  resetGuestPagingMetadata(vcpu, mmu);
+  // Whether L1 or L2 is active decides which tables are walked, not how: with an L1 that has no EPT nothing else changes.
+  if (!sameExt || ((oldBase ^ base) & ~ROLE.GUEST_MODE) !== 0) resetGuestPagingMetadata(vcpu, mmu);
 }
 
 /** init_kvm_nested_mmu(): walks of L2's own tables; this context never has a root. */
@@ -104,7 +115,7 @@ function initKvmNestedMmu(vcpu: Vcpu, base: number, ext: number): void {
   if (cpuRole.base.word === base && cpuRole.ext === ext) return;
   cpuRole.base.word = base;
   cpuRole.ext = ext;
-  mmu.inits++;
+  countInit(vcpu, mmu);
   mmu.getGuestPgd = kvmReadCr3;
   mmu.getPdptr = noPdptr;
   mmu.injectPageFault = kvmInjectPageFault;
@@ -149,6 +160,7 @@ function shadowEptRole(vcpu: Vcpu, accessedDirty: boolean, level: number): numbe
 export function kvmInitShadowEptMmu(vcpu: Vcpu, ept: ShadowEptParams): void {
   const mmu = vcpu.arch.guestMmu;
   const { cpuRole } = mmu;
+  spend(vcpu.kvm.host.sched.cpu, COST.MMU_ROLE_CHECK);
   const level = (ept.newEptp & VMX_EPTP.PWL_MASK) === VMX_EPTP.PWL_5 ? 5 : 4;
   const base = shadowEptRole(vcpu, ept.accessedDirty, level);
   const ext = ROLE_EXT.VALID | (ept.execonly ? ROLE_EXT.EXECONLY : 0);
@@ -156,7 +168,7 @@ export function kvmInitShadowEptMmu(vcpu: Vcpu, ept: ShadowEptParams): void {
     cpuRole.base.word = base;
     cpuRole.ext = ext;
     mmu.rootRole.word = base;
-    mmu.inits++;
+    countInit(vcpu, mmu);
     mmu.format = PAGING.EPT;
     updatePermissionBitmaskEpt(mmu);
     mmu.pkruMask = 0;

@@ -35,6 +35,8 @@ export const COST = {
   VMFUNC: 73,          // EPTP switching
   L0_NESTED_ENTRY: 74, // L0's software part of VMLAUNCH and VMRESUME, without the accesses to VMCSs
   L0_NESTED_EXIT: 75,  // the same of an exit from L2 to L1
+  MMU_INIT: 76,        // an MMU context is described anew
+  MMU_ROLE_CHECK: 77,  // and need not be, since its role is the same
 } as const;
 
 export type CostPoint = (typeof COST)[keyof typeof COST];

@@ -91,6 +91,8 @@ const VIRT_PRICES: Readonly<Partial<Record<CostName, PriceRow>>> = {
   HYPERCALL:      [100, 100, '[I] dispatch only'],
   L0_NESTED_ENTRY: [1500, 1500, '[I] 3000 a direction, less the VMREADs and VMWRITEs, which are counted apart'],
   L0_NESTED_EXIT: [1500, 1500, '[I] as the entry'],
+  MMU_INIT: [300, 300, '[I] middle of 200-400'],
+  MMU_ROLE_CHECK: [30, 30, '[I] 20-40'],
 };
 
 // prettier-ignore
