@@ -50,9 +50,10 @@ export class VcpuVmx {
 
 /** to_vmx(). */
 export function toVmx(vcpu: Vcpu): VcpuVmx {
-  const vmx = vcpu.arch.vendor;
-  if (!(vmx instanceof VcpuVmx)) throw new BugError(`${vcpu.name} is no VMX vCPU`);
-  return vmx;
+  const { vendor } = vcpu.arch;
+  // Hundreds of times per nested exit: cheaper than instanceof.
+  if (vendor === null || vendor.constructor !== VcpuVmx) throw new BugError(`${vcpu.name} is no VMX vCPU`);
+  return vendor as VcpuVmx;
 }
 
 /** The pCPU that executes L0's code now; the vCPU's VMCS must be current on it. */

@@ -10,7 +10,8 @@ import { VMCS_CTRL as C } from '../../../../lib/x86/vmx/vmcs_ctrl.ts';
 import { VMCS_GUEST as G } from '../../../../lib/x86/vmx/vmcs_guest.ts';
 import { VMCS_HOST as H } from '../../../../lib/x86/vmx/vmcs_host.ts';
 import type { Cpu } from '../../../machine/cpu/cpu.ts';
-import { vmread32, vmwrite32, vmwritePair } from '../../../machine/vmx/vmcs_access.ts';
+import { vmread32, vmwrite32 } from '../../../machine/vmx/vmcs_access.ts';
+import { VmcsFieldList } from '../../../machine/vmx/vmcs_field_list.ts';
 import type { Vcpu } from '../../kvm_host.ts';
 import { kvmRegisterWrite, kvmRipWritePair, pair } from '../../x86/cache_regs.ts';
 import { kvmSetDr7 } from '../../x86/dr.ts';
@@ -19,6 +20,7 @@ import { toVmx, vmxCpu } from '../vcpu_vmx.ts';
 import { vmxSetInterruptShadow } from '../vmx_events.ts';
 import { vmxSetCr0, vmxSetCr4, vmxSetEfer, vmxSetRflags } from '../vmx_regs.ts';
 import { nestedVmxAbort } from './abort.ts';
+import { FieldGroup } from './field_group.ts';
 import { nestedEptUninitMmuContext, nestedVmxLoadCr3 } from './mmu_context.ts';
 import { nestedVmxLoadMsr } from './msr_switch.ts';
 import { nestedVmxTransitionTlbFlush } from './transition_flush.ts';
@@ -42,9 +44,7 @@ export function loadVmcs12HostState(vcpu: Vcpu): void {
   vmxSetInterruptShadow(vcpu, 0);
   loadHostPaging(vcpu, cpu, vmcs12);
   loadHostTables(vcpu, cpu, vmcs12);
-  loadHostSegments(cpu, vmcs12);
   kvmSetDr7(vcpu, 0x400);
-  vmwrite32(cpu, G.IA32_DEBUGCTL, 0);
   const loaded = nestedVmxLoadMsr(
     vcpu,
     vmcs12.num(C.VM_EXIT_MSR_LOAD_ADDR),
@@ -71,40 +71,69 @@ function loadHostPaging(vcpu: Vcpu, cpu: Cpu, vmcs12: Vmcs12): void {
   nestedVmxTransitionTlbFlush(vcpu, 'exit');
 }
 
-function loadHostTables(vcpu: Vcpu, cpu: Cpu, vmcs12: Vmcs12): void {
-  const copy = (to: number, from: number): void => vmwritePair(cpu, to, vmcs12.lo(from), vmcs12.hi(from));
-  copy(G.SYSENTER_CS, H.IA32_SYSENTER_CS);
-  copy(G.SYSENTER_ESP, H.IA32_SYSENTER_ESP);
-  copy(G.SYSENTER_EIP, H.IA32_SYSENTER_EIP);
-  copy(G.IDTR_BASE, H.IDTR_BASE);
-  copy(G.GDTR_BASE, H.GDTR_BASE);
-  vmwrite32(cpu, G.IDTR_LIMIT, TABLE_LIMIT);
-  vmwrite32(cpu, G.GDTR_LIMIT, TABLE_LIMIT);
-  if (!nestedExitHas(vmcs12, VM_EXIT.LOAD_IA32_PAT)) return;
-  copy(G.IA32_PAT, H.IA32_PAT);
-  vcpu.arch.pat = pair(vmcs12.lo(H.IA32_PAT), vmcs12.hi(H.IA32_PAT));
-}
+/** Fields of the guest-state area that the host-state area has a value for. */
+const FROM_HOST = new FieldGroup(
+  [
+    ...[
+      G.SYSENTER_CS,
+      G.SYSENTER_ESP,
+      G.SYSENTER_EIP,
+      G.IDTR_BASE,
+      G.GDTR_BASE,
+      G.FS_BASE,
+      G.GS_BASE,
+      G.TR_BASE,
+    ],
+    ...[
+      G.CS_SELECTOR,
+      G.SS_SELECTOR,
+      G.DS_SELECTOR,
+      G.ES_SELECTOR,
+      G.FS_SELECTOR,
+      G.GS_SELECTOR,
+      G.TR_SELECTOR,
+    ],
+  ],
+  [
+    ...[H.IA32_SYSENTER_CS, H.IA32_SYSENTER_ESP, H.IA32_SYSENTER_EIP, H.IDTR_BASE, H.GDTR_BASE],
+    ...[H.FS_BASE, H.GS_BASE, H.TR_BASE],
+    ...[
+      H.CS_SELECTOR,
+      H.SS_SELECTOR,
+      H.DS_SELECTOR,
+      H.ES_SELECTOR,
+      H.FS_SELECTOR,
+      H.GS_SELECTOR,
+      H.TR_SELECTOR,
+    ],
+  ],
+);
+const HOST_PAT = new FieldGroup([G.IA32_PAT], [H.IA32_PAT]);
 
-/** SDM, "Loading Host Segment and Descriptor-Table Registers". */
-function loadHostSegments(cpu: Cpu, vmcs12: Vmcs12): void {
+/** Values that the manual fixes. SDM, "Loading Host Segment and Descriptor-Table Registers". */
+// prettier-ignore
+const FIXED: readonly (readonly [number, number])[] = [
+  [G.IDTR_LIMIT, TABLE_LIMIT], [G.GDTR_LIMIT, TABLE_LIMIT],
+  [G.CS_BASE, 0], [G.SS_BASE, 0], [G.DS_BASE, 0], [G.ES_BASE, 0],
+  [G.CS_LIMIT, -1], [G.SS_LIMIT, -1], [G.DS_LIMIT, -1], [G.ES_LIMIT, -1], [G.FS_LIMIT, -1], [G.GS_LIMIT, -1],
+  [G.SS_AR_BYTES, DATA_AR], [G.DS_AR_BYTES, DATA_AR], [G.ES_AR_BYTES, DATA_AR], [G.FS_AR_BYTES, DATA_AR],
+  [G.GS_AR_BYTES, DATA_AR], [G.TR_LIMIT, TSS_LIMIT], [G.TR_AR_BYTES, TSS_AR],
+  [G.LDTR_SELECTOR, 0], [G.LDTR_LIMIT, 0], [G.LDTR_BASE, 0], [G.LDTR_AR_BYTES, AR.UNUSABLE],
+  [G.IA32_DEBUGCTL, 0],
+];
+const FIXED_LIST = new VmcsFieldList(
+  FIXED.map(([field]) => field),
+  FIXED.map((_, n) => 8 * n),
+);
+const FIXED_WORDS = Int32Array.from(FIXED.flatMap(([, value]) => [value, 0]));
+const FIXED_IMAGE = { i32: FIXED_WORDS, u16: new Uint16Array(FIXED_WORDS.buffer) };
+
+function loadHostTables(vcpu: Vcpu, cpu: Cpu, vmcs12: Vmcs12): void {
+  FROM_HOST.toVmcs(cpu, vmcs12);
+  FIXED_LIST.write(cpu, FIXED_IMAGE);
   const long = nestedExitHas(vmcs12, VM_EXIT.HOST_ADDR_SPACE_SIZE);
-  vmwrite32(cpu, G.CS_SELECTOR, vmcs12.lo(H.CS_SELECTOR));
-  vmwrite32(cpu, G.CS_BASE, 0);
-  vmwrite32(cpu, G.CS_LIMIT, -1);
   vmwrite32(cpu, G.CS_AR_BYTES, CODE_AR | (long ? AR.L : AR.DB));
-  for (const seg of ['SS', 'DS', 'ES', 'FS', 'GS'] as const) {
-    vmwrite32(cpu, G[`${seg}_SELECTOR`], vmcs12.lo(H[`${seg}_SELECTOR`]));
-    vmwrite32(cpu, G[`${seg}_LIMIT`], -1);
-    vmwrite32(cpu, G[`${seg}_AR_BYTES`], DATA_AR);
-  }
-  for (const seg of ['SS', 'DS', 'ES'] as const) vmwrite32(cpu, G[`${seg}_BASE`], 0);
-  for (const seg of ['FS', 'GS', 'TR'] as const)
-    vmwritePair(cpu, G[`${seg}_BASE`], vmcs12.lo(H[`${seg}_BASE`]), vmcs12.hi(H[`${seg}_BASE`]));
-  vmwrite32(cpu, G.TR_SELECTOR, vmcs12.lo(H.TR_SELECTOR));
-  vmwrite32(cpu, G.TR_LIMIT, TSS_LIMIT);
-  vmwrite32(cpu, G.TR_AR_BYTES, TSS_AR);
-  vmwrite32(cpu, G.LDTR_SELECTOR, 0);
-  vmwrite32(cpu, G.LDTR_LIMIT, 0);
-  vmwrite32(cpu, G.LDTR_BASE, 0);
-  vmwrite32(cpu, G.LDTR_AR_BYTES, AR.UNUSABLE);
+  if (!nestedExitHas(vmcs12, VM_EXIT.LOAD_IA32_PAT)) return;
+  HOST_PAT.toVmcs(cpu, vmcs12);
+  vcpu.arch.pat = pair(vmcs12.lo(H.IA32_PAT), vmcs12.hi(H.IA32_PAT));
 }

@@ -19,6 +19,7 @@ import { kvmMakeRequest } from '../../requests.ts';
 import { lapicInKernel, vcpuApic } from '../../x86/lapic.ts';
 import { toVmx, vmxCpu } from '../vcpu_vmx.ts';
 import type { NestedVmx } from './nested_vmx.ts';
+import type { Vmcs12 } from './vmcs12.ts';
 import { nestedCpuHas, nestedCpuHasPostedIntr, nestedCpuHasVid } from './vmcs12_controls.ts';
 
 /** struct pi_desc: 256 bits of requests, then the outstanding-notification bit. */
@@ -53,13 +54,14 @@ function moveRequests(desc: KernelMapping, at: number, vapic: KernelMapping): vo
 /** nested_mark_vmcs12_pages_dirty(): what the processor may have written without L0. */
 export function nestedMarkVmcs12PagesDirty(vcpu: Vcpu): void {
   const vmcs12 = toVmx(vcpu).nested.cachedVmcs12;
-  const mark = (field: number): void => {
-    const page = gfn(Math.floor(vmcs12.num(field) / PAGE_SIZE));
-    const slot = kvmVcpuGfnToMemslot(vcpu, page);
-    if (slot !== null) markPageDirtyInSlot(slot, page);
-  };
-  if (nestedCpuHas(vmcs12, CPU_BASED.TPR_SHADOW)) mark(VMCS_CTRL.VIRTUAL_APIC_PAGE_ADDR);
-  if (nestedCpuHasPostedIntr(vmcs12)) mark(VMCS_CTRL.POSTED_INTR_DESC_ADDR);
+  if (nestedCpuHas(vmcs12, CPU_BASED.TPR_SHADOW)) markDirty(vcpu, vmcs12, VMCS_CTRL.VIRTUAL_APIC_PAGE_ADDR);
+  if (nestedCpuHasPostedIntr(vmcs12)) markDirty(vcpu, vmcs12, VMCS_CTRL.POSTED_INTR_DESC_ADDR);
+}
+
+function markDirty(vcpu: Vcpu, vmcs12: Vmcs12, field: number): void {
+  const page = gfn(Math.floor(vmcs12.num(field) / PAGE_SIZE));
+  const slot = kvmVcpuGfnToMemslot(vcpu, page);
+  if (slot !== null) markPageDirtyInSlot(slot, page);
 }
 
 /** vmx_complete_nested_posted_interrupt(): false: a page is missing, KVM_RUN ends with an internal error. */

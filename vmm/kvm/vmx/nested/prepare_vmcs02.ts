@@ -19,6 +19,7 @@ import { vmxSetControls } from '../vmx_controls.ts';
 import { vmxUpdateExceptionBitmap } from '../vmx_events.ts';
 import { setCr4GuestHostMask, vmxSetCr0, vmxSetCr4, vmxSetEfer } from '../vmx_regs.ts';
 import { nestedGetVpid02 } from '../vmx_tlb.ts';
+import { FieldGroup } from './field_group.ts';
 import { nestedEptInitMmuContext, nestedVmxLoadCr3 } from './mmu_context.ts';
 import { loadL2Tsc } from './tsc.ts';
 import { nestedVmxTransitionTlbFlush } from './transition_flush.ts';
@@ -125,6 +126,14 @@ function entryAndExitControls(vcpu: Vcpu, vmcs12: Vmcs12): void {
   vmxSetControls(vcpu, 'exit', vmcs01.controls.exit);
 }
 
+/** The event that L1 injects, and what goes with it. */
+const EVENT = new FieldGroup([
+  C.VM_ENTRY_INTR_INFO_FIELD,
+  C.VM_ENTRY_EXCEPTION_ERROR_CODE,
+  C.VM_ENTRY_INSTRUCTION_LEN,
+  G.INTERRUPTIBILITY_INFO,
+]);
+
 /** prepare_vmcs02_early(): what does not need L2's state to be loaded; vmcs02 is loaded. */
 export function prepareVmcs02Early(vcpu: Vcpu): void {
   const { nested } = toVmx(vcpu);
@@ -139,15 +148,12 @@ export function prepareVmcs02Early(vcpu: Vcpu): void {
     vmwrite32(cpu, C.VM_ENTRY_INTR_INFO_FIELD, 0);
     return;
   }
-  vmwrite32(cpu, C.VM_ENTRY_INTR_INFO_FIELD, vmcs12.lo(C.VM_ENTRY_INTR_INFO_FIELD));
-  vmwrite32(cpu, C.VM_ENTRY_EXCEPTION_ERROR_CODE, vmcs12.lo(C.VM_ENTRY_EXCEPTION_ERROR_CODE));
-  vmwrite32(cpu, C.VM_ENTRY_INSTRUCTION_LEN, vmcs12.lo(C.VM_ENTRY_INSTRUCTION_LEN));
-  vmwrite32(cpu, G.INTERRUPTIBILITY_INFO, vmcs12.lo(G.INTERRUPTIBILITY_INFO));
+  EVENT.toVmcs(cpu, vmcs12);
 }
 
 /** Fields that prepare_vmcs02_rare() copies as they are. */
 // prettier-ignore
-const RARE_FIELDS: readonly number[] = [
+const RARE = new FieldGroup([
   G.ES_SELECTOR, G.CS_SELECTOR, G.SS_SELECTOR, G.DS_SELECTOR, G.FS_SELECTOR, G.GS_SELECTOR, G.LDTR_SELECTOR, G.TR_SELECTOR,
   G.ES_LIMIT, G.CS_LIMIT, G.SS_LIMIT, G.DS_LIMIT, G.FS_LIMIT, G.GS_LIMIT, G.LDTR_LIMIT, G.TR_LIMIT, G.GDTR_LIMIT,
   G.IDTR_LIMIT, G.CS_AR_BYTES, G.SS_AR_BYTES, G.ES_AR_BYTES, G.DS_AR_BYTES, G.FS_AR_BYTES, G.GS_AR_BYTES,
@@ -155,12 +161,11 @@ const RARE_FIELDS: readonly number[] = [
   G.TR_BASE, G.GDTR_BASE, G.IDTR_BASE, G.SYSENTER_CS, G.PENDING_DBG_EXCEPTIONS, G.SYSENTER_ESP, G.SYSENTER_EIP,
   G.PDPTR0, G.PDPTR1, G.PDPTR2, G.PDPTR3, C.PAGE_FAULT_ERROR_CODE_MASK, C.PAGE_FAULT_ERROR_CODE_MATCH,
   C.EOI_EXIT_BITMAP0, C.EOI_EXIT_BITMAP1, C.EOI_EXIT_BITMAP2, C.EOI_EXIT_BITMAP3,
-];
+]);
 
 /** prepare_vmcs02_rare(). */
 function prepareRare(vcpu: Vcpu, vmcs12: Vmcs12): void {
-  const cpu = vmxCpu(vcpu);
-  for (const field of RARE_FIELDS) vmwritePair(cpu, field, vmcs12.lo(field), vmcs12.hi(field));
+  RARE.toVmcs(vmxCpu(vcpu), vmcs12);
   setCr4GuestHostMask(vcpu);
 }
 

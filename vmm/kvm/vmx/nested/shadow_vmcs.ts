@@ -6,7 +6,7 @@
  */
 import { hpa, PAGE_SIZE, type Hpa } from '../../../../lib/x86/addr.ts';
 import { SECONDARY_EXEC } from '../../../../lib/x86/vmx/controls.ts';
-import { vmcsFieldIs64, VMCS_ENCODING_LIMIT } from '../../../../lib/x86/vmx/field.ts';
+import { VMCS_ENCODING_LIMIT } from '../../../../lib/x86/vmx/field.ts';
 import { VMCS_CTRL as C } from '../../../../lib/x86/vmx/vmcs_ctrl.ts';
 import { VMCS_GUEST as G } from '../../../../lib/x86/vmx/vmcs_guest.ts';
 import { VMCS_HOST as H } from '../../../../lib/x86/vmx/vmcs_host.ts';
@@ -15,7 +15,7 @@ import type { Host } from '../../../host/host.ts';
 import { GFP } from '../../../host/mm/page_alloc.ts';
 import type { Cpu } from '../../../machine/cpu/cpu.ts';
 import { BugError } from '../../../machine/errors.ts';
-import { vmread32, vmreadHigh, vmwritePair } from '../../../machine/vmx/vmcs_access.ts';
+import { vmwritePair } from '../../../machine/vmx/vmcs_access.ts';
 import { vmclear, vmptrld } from '../../../machine/vmx/vmcs_insns.ts';
 import { VMX_RESULT } from '../../../machine/vmx/vmx_unit.ts';
 import type { Vcpu } from '../../kvm_host.ts';
@@ -23,6 +23,7 @@ import { toVmx, vmxCpu } from '../vcpu_vmx.ts';
 import { vmxChangeSecondary } from '../vmx_controls.ts';
 import { allocVmcs, freeKernelPage } from '../vmcs_load.ts';
 import type { ShadowBitmaps } from '../vmcs01.ts';
+import { FieldGroup } from './field_group.ts';
 
 /** SHADOW_FIELD_RO: L1 may read them without an exit. */
 const READ_ONLY_FIELDS: readonly number[] = [
@@ -130,39 +131,42 @@ export function vmxDisableShadowVmcs(vcpu: Vcpu): void {
   toVmx(vcpu).nested.needVmcs12ToShadowSync = false;
 }
 
-/** Run `body` while the shadow VMCS is current: VMPTRLD, VMCLEAR and VMPTRLD of the VMCS before. */
-function withShadowVmcs(vcpu: Vcpu, body: (cpu: Cpu) => void): void {
-  const vmx = toVmx(vcpu);
+const READ_WRITE = new FieldGroup(READ_WRITE_FIELDS);
+const ALL = new FieldGroup(ALL_FIELDS);
+
+/** The shadow VMCS becomes current for a while. */
+function loadShadow(vcpu: Vcpu): Cpu {
   const cpu = vmxCpu(vcpu);
-  const shadow = vmx.vmcs01.shadowVmcs;
-  must(vmptrld(cpu, shadow), 'VMPTRLD');
-  body(cpu);
-  must(vmclear(cpu, shadow), 'VMCLEAR');
+  must(vmptrld(cpu, toVmx(vcpu).vmcs01.shadowVmcs), 'VMPTRLD');
+  return cpu;
+}
+
+/** It must be clear for the processor to use it as a shadow; the VMCS before is current again. */
+function unloadShadow(cpu: Cpu, vcpu: Vcpu): void {
+  const vmx = toVmx(vcpu);
+  must(vmclear(cpu, vmx.vmcs01.shadowVmcs), 'VMCLEAR');
   must(vmptrld(cpu, vmx.loadedVmcs.vmcs), 'VMPTRLD after the end of use');
 }
 
 /** copy_shadow_to_vmcs12(): what L1 wrote without an exit. */
 export function copyShadowToVmcs12(vcpu: Vcpu): void {
-  const { cachedVmcs12 } = toVmx(vcpu).nested;
-  withShadowVmcs(vcpu, (cpu) => {
-    for (const field of READ_WRITE_FIELDS) {
-      const lo = vmread32(cpu, field);
-      cachedVmcs12.setPair(field, lo, vmcsFieldIs64(field) ? vmreadHigh(cpu, field) : 0);
-    }
-  });
+  const cpu = loadShadow(vcpu);
+  READ_WRITE.toVmcs12(cpu, toVmx(vcpu).nested.cachedVmcs12);
+  unloadShadow(cpu, vcpu);
 }
 
 /** copy_vmcs12_to_shadow(): what L1 will read without an exit. */
 function copyVmcs12ToShadow(vcpu: Vcpu): void {
-  const { cachedVmcs12 } = toVmx(vcpu).nested;
-  withShadowVmcs(vcpu, (cpu) => {
-    for (const field of ALL_FIELDS) vmwritePair(cpu, field, cachedVmcs12.lo(field), cachedVmcs12.hi(field));
-  });
+  const cpu = loadShadow(vcpu);
+  ALL.toVmcs(cpu, toVmx(vcpu).nested.cachedVmcs12);
+  unloadShadow(cpu, vcpu);
 }
 
 /** L1 wrote a field that it may read, but not write, without an exit. */
 export function writeShadowField(vcpu: Vcpu, field: number, lo: number, hi: number): void {
-  withShadowVmcs(vcpu, (cpu) => vmwritePair(cpu, field, lo, hi));
+  const cpu = loadShadow(vcpu);
+  vmwritePair(cpu, field, lo, hi);
+  unloadShadow(cpu, vcpu);
 }
 
 /** nested_sync_vmcs12_to_shadow(): before L1 runs again. */

@@ -7,20 +7,22 @@ import { KVM_MP_STATE } from '../../../../lib/uapi/vcpu_state.ts';
 import { VECTOR } from '../../../../lib/x86/exceptions.ts';
 import { VM_ENTRY, VM_EXIT } from '../../../../lib/x86/vmx/controls.ts';
 import { EXIT_REASON, VMX_EXIT_REASONS } from '../../../../lib/x86/vmx/exit_reasons.ts';
-import { vmcsFieldIs64, VMCS_ENCODING_LIMIT } from '../../../../lib/x86/vmx/field.ts';
+import { VMCS_ENCODING_LIMIT } from '../../../../lib/x86/vmx/field.ts';
 import { GUEST_ACTIVITY } from '../../../../lib/x86/vmx/guest_state.ts';
 import { INTR_INFO, INTR_TYPE } from '../../../../lib/x86/vmx/intr_info.ts';
 import { VMCS_CTRL as C } from '../../../../lib/x86/vmx/vmcs_ctrl.ts';
 import { VMCS_GUEST as G } from '../../../../lib/x86/vmx/vmcs_guest.ts';
 import { VMCS_INFO as I } from '../../../../lib/x86/vmx/vmcs_info.ts';
+import type { Cpu } from '../../../machine/cpu/cpu.ts';
 import { BugError } from '../../../machine/errors.ts';
-import { vmread32, vmreadHigh } from '../../../machine/vmx/vmcs_access.ts';
+import { vmread32 } from '../../../machine/vmx/vmcs_access.ts';
 import type { Vcpu } from '../../kvm_host.ts';
 import { kvmRegisterCache, kvmRipCache } from '../../x86/cache_regs.ts';
 import { VCPU_REGS_RIP } from '../../kvm_host_x86.ts';
 import { GPR } from '../../../../lib/x86/registers.ts';
 import { toVmx, vmxCpu } from '../vcpu_vmx.ts';
 import { vmxVcpuLoad } from '../vmcs_load.ts';
+import { FieldGroup } from './field_group.ts';
 import { nestedVmxStoreMsr } from './msr_switch.ts';
 import { preemptionTimerValue } from './preemption_timer.ts';
 import type { Vmcs12 } from './vmcs12.ts';
@@ -41,17 +43,12 @@ for (const field of RARE_FIELDS) IS_RARE[field] = 1;
 /** is_vmcs12_ext_field(). */
 export const isVmcs12ExtField = (field: number): boolean => IS_RARE[field] === 1;
 
-/** Copy fields of the loaded VMCS. */
-function copyFields(vcpu: Vcpu, vmcs12: Vmcs12, fields: readonly number[]): void {
-  const cpu = vmxCpu(vcpu);
-  for (const field of fields)
-    vmcs12.setPair(field, vmread32(cpu, field), vmcsFieldIs64(field) ? vmreadHigh(cpu, field) : 0);
-}
+const RARE = new FieldGroup(RARE_FIELDS);
 
 /** sync_vmcs02_to_vmcs12_rare(); vmcs02 is loaded. */
 export function syncVmcs02ToVmcs12Rare(vcpu: Vcpu): void {
   const { nested } = toVmx(vcpu);
-  copyFields(vcpu, nested.cachedVmcs12, RARE_FIELDS);
+  RARE.toVmcs12(vmxCpu(vcpu), nested.cachedVmcs12);
   nested.needSyncVmcs02ToVmcs12Rare = false;
 }
 
@@ -69,29 +66,39 @@ export function copyVmcs02ToVmcs12Rare(vcpu: Vcpu): void {
   vmxVcpuLoad(vcpu, cpu);
 }
 
+/** Encodings for guestCr(). */
+interface CrFields {
+  readonly guest: number;
+  readonly mask: number;
+  readonly shadow: number;
+}
+const CR0_FIELDS: CrFields = { guest: G.CR0, mask: C.CR0_GUEST_HOST_MASK, shadow: C.CR0_READ_SHADOW };
+const CR4_FIELDS: CrFields = { guest: G.CR4, mask: C.CR4_GUEST_HOST_MASK, shadow: C.CR4_READ_SHADOW };
+
 /**
  * vmcs12_guest_cr0() and vmcs12_guest_cr4(): bits that L2 owns are in the register; bits that L1 wanted to trap cannot
  * have changed; bits that only L0 trapped are in the read shadow.
  */
-function guestCr(vcpu: Vcpu, vmcs12: Vmcs12, which: 'CR0' | 'CR4'): number {
-  const cpu = vmxCpu(vcpu);
-  const owned = which === 'CR0' ? vcpu.arch.cr0GuestOwnedBits : vcpu.arch.cr4GuestOwnedBits;
-  const trapped = vmcs12.lo(C[`${which}_GUEST_HOST_MASK`]);
+function guestCr(cpu: Cpu, vmcs12: Vmcs12, fields: CrFields, owned: number): number {
+  const trapped = vmcs12.lo(fields.mask);
   return (
-    (vmread32(cpu, G[which]) & owned) |
-    (vmcs12.lo(G[which]) & trapped) |
-    (vmread32(cpu, C[`${which}_READ_SHADOW`]) & ~(trapped | owned))
+    (vmread32(cpu, fields.guest) & owned) |
+    (vmcs12.lo(fields.guest) & trapped) |
+    (vmread32(cpu, fields.shadow) & ~(trapped | owned))
   );
 }
 
 /** Fields that are copied at every exit as they are. */
-const OFTEN_FIELDS: readonly number[] = [
+const OFTEN = new FieldGroup([
   G.RFLAGS,
   G.CS_AR_BYTES,
   G.SS_AR_BYTES,
   G.INTERRUPTIBILITY_INFO,
   I.GUEST_LINEAR_ADDRESS,
-];
+  G.CR3,
+]);
+const INTR_STATUS = new FieldGroup([G.INTR_STATUS]);
+const INSTRUCTION = new FieldGroup([I.VM_EXIT_INSTRUCTION_LEN, I.VMX_INSTRUCTION_INFO]);
 
 function activityState(vcpu: Vcpu): number {
   const { mpState } = vcpu.arch;
@@ -107,19 +114,19 @@ export function syncVmcs02ToVmcs12(vcpu: Vcpu): void {
   const { arch } = vcpu;
   const { regs } = arch;
   nested.needSyncVmcs02ToVmcs12Rare = true;
-  vmcs12.set32(G.CR0, guestCr(vcpu, vmcs12, 'CR0'));
-  vmcs12.set32(G.CR4, guestCr(vcpu, vmcs12, 'CR4'));
+  const cpu = vmxCpu(vcpu);
+  vmcs12.set32(G.CR0, guestCr(cpu, vmcs12, CR0_FIELDS, arch.cr0GuestOwnedBits));
+  vmcs12.set32(G.CR4, guestCr(cpu, vmcs12, CR4_FIELDS, arch.cr4GuestOwnedBits));
   kvmRegisterCache(vcpu, GPR.RSP);
   kvmRipCache(vcpu);
   vmcs12.setPair(G.RSP, regs[2 * GPR.RSP]!, regs[2 * GPR.RSP + 1]!);
   vmcs12.setPair(G.RIP, regs[VCPU_REGS_RIP]!, regs[VCPU_REGS_RIP + 1]!);
-  copyFields(vcpu, vmcs12, OFTEN_FIELDS);
+  OFTEN.toVmcs12(cpu, vmcs12);
   vmcs12.set32(G.ACTIVITY_STATE, activityState(vcpu));
   const saveTimer = nestedExitHas(vmcs12, VM_EXIT.SAVE_VMX_PREEMPTION_TIMER);
   if (nestedCpuHasPreemptionTimer(vmcs12) && saveTimer && !nested.nestedRunPending)
     vmcs12.set32(G.VMX_PREEMPTION_TIMER_VALUE, preemptionTimerValue(vcpu));
-  copyFields(vcpu, vmcs12, [G.CR3]);
-  if (nestedCpuHasVid(vmcs12)) copyFields(vcpu, vmcs12, [G.INTR_STATUS]);
+  if (nestedCpuHasVid(vmcs12)) INTR_STATUS.toVmcs12(cpu, vmcs12);
   const ia32e = vmx.loadedVmcs.controls.entry & VM_ENTRY.IA32E_MODE;
   vmcs12.set32(C.VM_ENTRY_CONTROLS, (vmcs12.lo(C.VM_ENTRY_CONTROLS) & ~VM_ENTRY.IA32E_MODE) | ia32e);
   // IA32_DEBUGCTL is not taken from vmcs02: writes of it reach vmcs12 at once.
@@ -178,6 +185,6 @@ export function prepareVmcs12(vcpu: Vcpu, exit: NestedExit): boolean {
   vmcs12.set32(C.VM_ENTRY_INTR_INFO_FIELD, vmcs12.lo(C.VM_ENTRY_INTR_INFO_FIELD) & ~INTR_INFO.VALID_MASK);
   savePendingEvent(vcpu, vmcs12, exit.reason, exit.intrInfo);
   vmcs12.set32(I.VM_EXIT_INTR_INFO, exit.intrInfo);
-  copyFields(vcpu, vmcs12, [I.VM_EXIT_INSTRUCTION_LEN, I.VMX_INSTRUCTION_INFO]);
+  INSTRUCTION.toVmcs12(vmxCpu(vcpu), vmcs12);
   return nestedVmxStoreMsr(vcpu, vmcs12.num(C.VM_EXIT_MSR_STORE_ADDR), vmcs12.u32(C.VM_EXIT_MSR_STORE_COUNT));
 }

@@ -17,39 +17,40 @@ const TWO_32 = 0x1_0000_0000;
 export class Vmcs12 {
   /** The whole of it, as it lies in L1's memory. */
   readonly bytes = new Uint8Array(VMCS12_SIZE);
-  readonly #i32 = new Int32Array(this.bytes.buffer);
-  readonly #u16 = new Uint16Array(this.bytes.buffer);
+  /** The same by words, for groups of fields. */
+  readonly i32 = new Int32Array(this.bytes.buffer);
+  readonly u16 = new Uint16Array(this.bytes.buffer);
 
   get revisionId(): number {
-    return this.#i32[VMCS12_REVISION_OFFSET >> 2]!;
+    return this.i32[VMCS12_REVISION_OFFSET >> 2]!;
   }
 
   set revisionId(value: number) {
-    this.#i32[VMCS12_REVISION_OFFSET >> 2] = value;
+    this.i32[VMCS12_REVISION_OFFSET >> 2] = value;
   }
 
   get abort(): number {
-    return this.#i32[VMCS12_ABORT_OFFSET >> 2]!;
+    return this.i32[VMCS12_ABORT_OFFSET >> 2]!;
   }
 
   /** Zero after VMCLEAR, one after VMLAUNCH. */
   get launchState(): number {
-    return this.#i32[VMCS12_LAUNCH_STATE_OFFSET >> 2]!;
+    return this.i32[VMCS12_LAUNCH_STATE_OFFSET >> 2]!;
   }
 
   set launchState(value: number) {
-    this.#i32[VMCS12_LAUNCH_STATE_OFFSET >> 2] = value;
+    this.i32[VMCS12_LAUNCH_STATE_OFFSET >> 2] = value;
   }
 
   /** Bits 31:0 as a signed word; of a 16-bit field its value. */
   lo(field: number): number {
     const offset = vmcs12Offset(field);
-    return (field & 0x6000) === 0 ? this.#u16[offset >> 1]! : this.#i32[offset >> 2]!;
+    return (field & 0x6000) === 0 ? this.u16[offset >> 1]! : this.i32[offset >> 2]!;
   }
 
   /** Bits 63:32 as a signed word, 0 if the field has none. */
   hi(field: number): number {
-    return (vmcsFieldWidth(field) & 1) === 1 ? this.#i32[(vmcs12Offset(field) >> 2) + 1]! : 0;
+    return (vmcsFieldWidth(field) & 1) === 1 ? this.i32[(vmcs12Offset(field) >> 2) + 1]! : 0;
   }
 
   /** Bits 31:0, unsigned. */
@@ -71,11 +72,11 @@ export class Vmcs12 {
     const offset = vmcs12Offset(field);
     const width = vmcsFieldWidth(field);
     if (width === VMCS_WIDTH.U16) {
-      this.#u16[offset >> 1] = lo;
+      this.u16[offset >> 1] = lo;
       return;
     }
-    this.#i32[offset >> 2] = lo;
-    if ((width & 1) === 1) this.#i32[(offset >> 2) + 1] = hi;
+    this.i32[offset >> 2] = lo;
+    if ((width & 1) === 1) this.i32[(offset >> 2) + 1] = hi;
   }
 
   /** A field whose bits 63:32 become 0, if it has them. */
