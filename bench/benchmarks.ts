@@ -3,6 +3,7 @@
 import { aluKernel, callKernel, mixedKernel, pageTouchKernel, type CpuKernel } from './cpu_kernels.ts';
 import { seconds, type Benchmark } from './measure.ts';
 import { mapPassSeconds, slotMoveUs, slotSetupMs } from './memslot_kernels.ts';
+import { l1Loop, NESTED_CAUSES, nestedRoundTrips } from './nested_kernels.ts';
 import { vitestRatio } from './vitest_ratio.ts';
 import { vmxRoundTrips } from './vmx_kernels.ts';
 
@@ -35,6 +36,44 @@ function referenceMops(): number {
 
 const best = (values: readonly number[]): number => Math.min(...values);
 
+const SPEED = { trips: 50_000, batches: 3 };
+const NO_SHADOW = ['kvm_intel.enable_shadow_vmcs=0'];
+/** Virtual time does not depend on how often it is measured. */
+const COUNT = { trips: 1000, batches: 1 };
+
+/** L1's VMREAD or VMWRITE: on the shadow VMCS, and emulated by L0. */
+const accesses = (name: 'vmread' | 'vmwrite'): Benchmark[] => [
+  { name: `nested.${name}.shadow.per_s`, unit: '1/s', run: () => l1Loop(name, SPEED).perSecond },
+  {
+    name: `nested.${name}.exit.per_s`,
+    unit: '1/s',
+    run: () => l1Loop(name, { ...SPEED, params: NO_SHADOW }).perSecond,
+  },
+  { name: `nested.${name}.shadow.cycles`, unit: 'cycles', run: () => l1Loop(name, COUNT).cyclesPerTrip },
+  {
+    name: `nested.${name}.exit.cycles`,
+    unit: 'cycles',
+    run: () => l1Loop(name, { ...COUNT, params: NO_SHADOW }).cyclesPerTrip,
+  },
+];
+
+/** Cycles of an exit from L2 to L1 and back, by cause, and of one from L1 to L0. */
+const exitCycles = (): Benchmark[] => [
+  { name: 'single.cpuid.cycles', unit: 'cycles', run: () => l1Loop('cpuid', COUNT).cyclesPerTrip },
+  ...(Object.keys(NESTED_CAUSES) as (keyof typeof NESTED_CAUSES)[]).flatMap((cause) => [
+    {
+      name: `nested.${cause}.cycles`,
+      unit: 'cycles',
+      run: () => nestedRoundTrips(cause, COUNT).cyclesPerTrip,
+    },
+    {
+      name: `nested.${cause}.ept.cycles`,
+      unit: 'cycles',
+      run: () => nestedRoundTrips(cause, { ...COUNT, ept: true }).cyclesPerTrip,
+    },
+  ]),
+];
+
 // prettier-ignore
 export const BENCHMARKS: readonly Benchmark[] = [
   { name: 'reference.js.mops', unit: 'Mops/s', run: referenceMops },
@@ -44,6 +83,10 @@ export const BENCHMARKS: readonly Benchmark[] = [
   { name: 'cpu.mixed.mips', unit: 'MIPS', run: mips(mixedKernel) },
   { name: 'cpu.alu.vitest_ratio', unit: 'ratio', goal: { value: 0.5, better: 'higher' }, run: vitestRatio },
   { name: 'vmx.roundtrip.per_s', unit: '1/s', goal: { value: 1e6, better: 'higher' }, run: () => vmxRoundTrips('cpuid', 500_000, () => performance.now()).perSecond },
+  { name: 'nested.roundtrip.per_s', unit: '1/s', goal: { value: 3e5, better: 'higher' }, run: () => nestedRoundTrips('vmcall', SPEED).perSecond },
+  ...accesses('vmread'),
+  ...accesses('vmwrite'),
+  ...exitCycles(),
   { name: 'memslot.setup_8192.ms', unit: 'ms', goal: { value: 50, better: 'lower' }, run: () => slotSetupMs(8192) },
   { name: 'memslot.setup_32763.ms', unit: 'ms', goal: { value: 250, better: 'lower' }, run: () => slotSetupMs(32763) },
   { name: 'memslot.op_ratio_32763_512', unit: 'ratio', goal: { value: 2, better: 'lower' },
