@@ -49,6 +49,12 @@ export const faultWith = (vector: number, errorCode = 0): Outcome =>
   outcome(OUTCOME.FAULT, vector, errorCode);
 export const exitWith = (reason: number): Outcome => outcome(OUTCOME.EXIT, reason);
 
+/** KVM takes every VMCALL of L1 as a hypercall. */
+export const HYPERCALL = {
+  where: 'kvm_emulate_hypercall()',
+  why: 'VMCALL of L1 is a hypercall, in VMX operation or not',
+} as const;
+
 const L1 = guestUnit('L1').fn;
 type MemoryInsn = 'vmxon' | 'vmclear' | 'vmptrld' | 'vmptrst';
 

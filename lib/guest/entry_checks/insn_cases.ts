@@ -10,6 +10,7 @@ import { ACCESS_CASES } from './insn_access.ts';
 import { enter_vmx_state, type InsnCase, OUT, VMX_STATE } from './insn_case.ts';
 import { INVALIDATE_CASES } from './insn_invalidate.ts';
 import { OTHER_CASES } from './insn_others.ts';
+import { PRIVILEGE_CASES } from './insn_privilege.ts';
 import { POINTER_CASES } from './insn_pointers.ts';
 import { VMXON_ALL } from './insn_vmxon.ts';
 import { type Outcome, OUTCOME, OutcomeRecord } from './outcome.ts';
@@ -23,6 +24,7 @@ export const INSN_CASES: readonly InsnCase[] = [
   ...POINTER_CASES,
   ...ACCESS_CASES,
   ...OTHER_CASES,
+  ...PRIVILEGE_CASES,
   ...INVALIDATE_CASES,
 ];
 

@@ -1,24 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /**
- * Instruction cases: VMLAUNCH, VMRESUME, VMCALL, VMFUNC in root operation, and all of them in L2. SDM, "VMX
- * Instruction Reference" and "Instructions That Cause VM Exits Unconditionally".
+ * Instruction cases: VMLAUNCH, VMRESUME, VMCALL and VMFUNC in root operation. SDM, "VMX Instruction Reference".
  */
-import { mem, R } from '../../asm/operands.ts';
 import { VECTOR } from '../../x86/exceptions.ts';
 import { SECONDARY_EXEC } from '../../x86/vmx/controls.ts';
-import { EXIT_REASON } from '../../x86/vmx/exit_reasons.ts';
 import { VMXERR } from '../../x86/vmx/insn_errors.ts';
 import { VMCS_CTRL } from '../../x86/vmx/vmcs_ctrl.ts';
 import { VMCS_GUEST } from '../../x86/vmx/vmcs_guest.ts';
-import { guestAsm } from '../dsl/function.ts';
 import { vmptrld, vmwrite } from '../vmx_insns.ts';
 import {
+  HYPERCALL,
   ENTERS,
-  exitWith,
   FAIL_INVALID,
   failValidWith,
   faultWith,
-  inGuest,
   type InsnCase,
   launch,
   plain,
@@ -125,11 +120,6 @@ const ENTRY_CASES: readonly InsnCase[] = [
 ];
 
 const NO_VMCALL = { where: 'VMCALL()', why: 'Bochs stops at VMCALL in VMX root operation' } as const;
-/** KVM takes every VMCALL of L1 as a hypercall. */
-const HYPERCALL = {
-  where: 'kvm_emulate_hypercall()',
-  why: 'VMCALL of L1 is a hypercall, in VMX operation or not',
-} as const;
 const ROOT_CASES: readonly InsnCase[] = [
   {
     section: 'VMCALL',
@@ -172,62 +162,5 @@ const ROOT_CASES: readonly InsnCase[] = [
   },
 ];
 
-/** A guest of L1 that executes one instruction, then VMCALL. */
-const l2 = (name: string, emit: Parameters<typeof guestAsm>[1]) =>
-  guestAsm(`entry_check_l2_${name}`, (a) => {
-    emit(a);
-    a.emit('vmcall');
-  });
-const AT_RSP = mem(64, { base: R.rsp });
-const DESCRIPTOR = mem(128, { base: R.rsp });
-
-const GUESTS: readonly (readonly [name: string, reason: number, emit: Parameters<typeof guestAsm>[1]])[] = [
-  ['VMCALL', EXIT_REASON.VMCALL, (a) => a.emit('vmcall')],
-  ['VMCLEAR', EXIT_REASON.VMCLEAR, (a) => a.emit('vmclear', AT_RSP)],
-  ['VMLAUNCH', EXIT_REASON.VMLAUNCH, (a) => a.emit('vmlaunch')],
-  ['VMPTRLD', EXIT_REASON.VMPTRLD, (a) => a.emit('vmptrld', AT_RSP)],
-  ['VMPTRST', EXIT_REASON.VMPTRST, (a) => a.emit('vmptrst', AT_RSP)],
-  ['VMREAD', EXIT_REASON.VMREAD, (a) => a.emit('vmread', R.rax, R.rcx)],
-  ['VMRESUME', EXIT_REASON.VMRESUME, (a) => a.emit('vmresume')],
-  ['VMWRITE', EXIT_REASON.VMWRITE, (a) => a.emit('vmwrite', R.rax, R.rcx)],
-  ['VMXOFF', EXIT_REASON.VMOFF, (a) => a.emit('vmxoff')],
-  ['VMXON', EXIT_REASON.VMON, (a) => a.emit('vmxon', AT_RSP)],
-  ['INVEPT', EXIT_REASON.INVEPT, (a) => a.emit('invept', R.rax, DESCRIPTOR)],
-  ['INVVPID', EXIT_REASON.INVVPID, (a) => a.emit('invvpid', R.rax, DESCRIPTOR)],
-  // UD, which L1 intercepts, since the function is not enabled.
-  ['VMFUNC', EXIT_REASON.EXCEPTION_NMI, (a) => a.emit('vmfunc')],
-];
-
-const GUEST_CASES: readonly InsnCase[] = GUESTS.map(([section, reason, emit]) => ({
-  section,
-  name: `${section}: in L2`,
-  state: STATE.CURRENT,
-  expected: exitWith(reason),
-  code: inGuest(l2(section.toLowerCase(), emit)),
-}));
-
-const VMFUNC_ON = hasSecondary(SECONDARY_EXEC.ENABLE_VMFUNC);
-const vmfuncOf = (n: number, reason: number): InsnCase => ({
-  section: 'VMFUNC',
-  name: `VMFUNC: function ${n} in L2, not enabled by the VM-function controls`,
-  state: STATE.CURRENT,
-  needs: [VMFUNC_ON],
-  expected: exitWith(reason),
-  code: inGuest(
-    l2(`vmfunc_${n}`, (a) => {
-      a.emit('mov', R.eax, n);
-      a.emit('vmfunc');
-    }),
-    (g) => vmwrite(g, VMCS_CTRL.SECONDARY_VM_EXEC_CONTROL, SECONDARY_EXEC.ENABLE_VMFUNC),
-  ),
-});
-
 /** Cases of this file. */
-export const OTHER_CASES: readonly InsnCase[] = [
-  ...ENTRY_CASES,
-  ...ROOT_CASES,
-  ...GUEST_CASES,
-  vmfuncOf(0, EXIT_REASON.VMFUNC),
-  vmfuncOf(63, EXIT_REASON.VMFUNC),
-  vmfuncOf(64, EXIT_REASON.EXCEPTION_NMI),
-];
+export const OTHER_CASES: readonly InsnCase[] = [...ENTRY_CASES, ...ROOT_CASES];
