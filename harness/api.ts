@@ -21,6 +21,8 @@ export interface Selftest {
   readonly upstream: string;
   /** Options for a run of seconds rather than minutes: used by `npm start` and `npm test`. */
   readonly quickArgs?: readonly string[];
+  /** Module parameters that it needs; those given for a run come after them. */
+  readonly params?: readonly string[];
   /** Throws UsageError for options that the test refuses, before anything runs. */
   readonly checkArgs?: (args: readonly string[]) => void;
   /** Wall-clock seconds that it may take with any options; the default is 120, as in the selftests' settings file. */

@@ -75,7 +75,7 @@ export function runSelftest(test: Selftest, config: RunConfig): TestResult {
   try {
     const backend = createEmulatedHost({
       seed: config.seed,
-      params: config.params,
+      params: [...(test.params ?? []), ...config.params],
       ...(test.nrCpus === undefined ? {} : { nrCpus: test.nrCpus }),
       ...(test.ramBytes === undefined ? {} : { ramBytes: test.ramBytes }),
       heartbeat,
