@@ -299,6 +299,7 @@ export interface KvmX86Ops {
   flushTlbGuest(vcpu: Vcpu): void;
   flushTlbGva(vcpu: Vcpu, lo: number, hi: number): void;
 
+  /** Before the loop of KVM_RUN: 1 to go on, 0 to go to userspace. */
   vcpuPreRun(vcpu: Vcpu): number;
   /** Enter the guest and run it up to a VM exit; yields when its slice ends. The result is EXIT_FASTPATH.*. */
   vcpuRun(vcpu: Vcpu): MaybeSteps<number>;

@@ -59,6 +59,7 @@ const MODELLED: readonly ParamName[] = [
   'kvm.ignore_msrs',
   'kvm_intel.eptad',
   'kvm_intel.vpid',
+  'kvm_intel.unrestricted_guest',
   'kvm_intel.enable_apicv',
   'kvm_intel.nested',
   'kvm_intel.enable_shadow_vmcs',

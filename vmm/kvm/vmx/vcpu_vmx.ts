@@ -39,6 +39,11 @@ export class VcpuVmx {
   /** The next entry is left again before the guest executes an instruction. */
   immediateExit = false;
 
+  /** L0 set a segment register or CR0 since the guest's state was last found valid. */
+  guestStateTouched = false;
+  /** The guest's state is one that no VM entry takes: L0 must emulate. Valid once vmxEmulationRequired() was asked. */
+  emulationRequired = false;
+
   constructor(vmcs01: LoadedVmcs, vpid: number, nested: NestedVmx, module: VmxModule) {
     this.module = module;
     this.vmcs01 = vmcs01;

@@ -13,6 +13,7 @@ import { VMCS_HOST } from '../../../lib/x86/vmx/vmcs_host.ts';
 import type { Cpu } from '../../machine/cpu/cpu.ts';
 import { BugError } from '../../machine/errors.ts';
 import type { ControlCaps, VmxCaps } from '../../machine/vmx/caps.ts';
+import type { KvmParams } from '../params.ts';
 import { vmwrite32, vmwrite64, vmwriteNum, vmwritePair } from '../../machine/vmx/vmcs_access.ts';
 
 /** Pages of vmx_vmread_bitmap and vmx_vmwrite_bitmap: which of its accesses L1 makes without an exit. */
@@ -38,7 +39,7 @@ function adjustControls(caps: ControlCaps, required: number, optional: number, w
 }
 
 /** setup_vmcs_config(). */
-export function setupVmcsConfig(caps: VmxCaps, vpid: boolean): VmcsConfig {
+export function setupVmcsConfig(caps: VmxCaps, params: KvmParams): VmcsConfig {
   const cpuRequired =
     CPU_BASED.HLT_EXITING |
     CPU_BASED.UNCOND_IO_EXITING |
@@ -54,10 +55,10 @@ export function setupVmcsConfig(caps: VmxCaps, vpid: boolean): VmcsConfig {
   const secondaryOptional =
     SECONDARY_EXEC.ENABLE_RDTSCP |
     SECONDARY_EXEC.WBINVD_EXITING |
-    SECONDARY_EXEC.UNRESTRICTED_GUEST |
     SECONDARY_EXEC.ENABLE_INVPCID |
     SECONDARY_EXEC.TSC_SCALING |
-    (vpid ? SECONDARY_EXEC.ENABLE_VPID : 0);
+    (params['kvm_intel.unrestricted_guest'] !== 0 ? SECONDARY_EXEC.UNRESTRICTED_GUEST : 0) |
+    (params['kvm_intel.vpid'] !== 0 ? SECONDARY_EXEC.ENABLE_VPID : 0);
   const exitRequired =
     VM_EXIT.SAVE_DEBUG_CONTROLS |
     VM_EXIT.HOST_ADDR_SPACE_SIZE |

@@ -53,6 +53,7 @@ import {
   vmxSetRflags,
   vmxSetSegment,
 } from './vmx_regs.ts';
+import { vmxVcpuPreRun } from './invalid_guest_state.ts';
 import { vmxGetExitInfo, vmxHandleExitIrqoff, vmxVcpuRun } from './vmx_run.ts';
 import {
   vmxFlushTlbAll,
@@ -115,7 +116,7 @@ function loadModule(host: Host, params: KvmParams): VmxModule {
   const cr3 = host.pages.allocPage(host.pages.owner('host page tables'), GFP.ZERO);
   if (cr3 < 0) throw new BugError('no memory for the host page tables');
   return {
-    config: setupVmcsConfig(host.machine.cpus[0]!.vmx.caps, params['kvm_intel.vpid'] !== 0),
+    config: setupVmcsConfig(host.machine.cpus[0]!.vmx.caps, params),
     nestedMsrs: nestedVmxSetupCtlsMsrs(host.machine.cpus[0]!.vmx.caps, params),
     vpids: new VpidAllocator(),
     vmxonRegions: new Map(),
@@ -150,10 +151,16 @@ export function vmxX86Ops(host: Host, params: KvmParams): KvmX86Ops {
     hasEmulatedMsr: (index) => !isVmxMsr(index) || params['kvm_intel.nested'] !== 0,
     cpuCaps: params['kvm_intel.nested'] === 0 ? [] : [X86_FEATURE.VMX],
     getSegment: vmxGetSegment,
-    setSegment: vmxSetSegment,
+    setSegment: (vcpu, seg, from) => {
+      vmxSetSegment(vcpu, seg, from);
+      toVmx(vcpu).guestStateTouched = true;
+    },
     getCpl: vmxGetCpl,
     isValidCr0: vmxIsValidCr0,
-    setCr0: vmxSetCr0,
+    setCr0: (vcpu, cr0) => {
+      vmxSetCr0(vcpu, cr0);
+      toVmx(vcpu).guestStateTouched = true;
+    },
     isValidCr4: vmxIsValidCr4,
     setCr4: vmxSetCr4,
     setEfer: vmxSetEfer,
@@ -169,9 +176,9 @@ export function vmxX86Ops(host: Host, params: KvmParams): KvmX86Ops {
     flushTlbCurrent: vmxFlushTlbCurrent,
     flushTlbGuest: vmxFlushTlbGuest,
     flushTlbGva: vmxFlushTlbGva,
-    vcpuPreRun: () => 1,
     vcpuRun: vmxVcpuRun,
     handleExit: (vcpu) => vmxHandleExit(vcpu),
+    vcpuPreRun: vmxVcpuPreRun,
     handleExitIrqoff: vmxHandleExitIrqoff,
     skipEmulatedInstruction: vmxSkipEmulatedInstruction,
     updateEmulatedInstruction: vmxUpdateEmulatedInstruction,

@@ -57,6 +57,8 @@ import { NESTED_EXIT_HANDLERS } from './nested/nested_ops.ts';
 import { nestedMarkVmcs12PagesDirty } from './nested/posted_interrupts.ts';
 import { nestedVmxReflectVmexit } from './nested/reflect.ts';
 import { nestedCpuHasMtf } from './nested/vmcs12_controls.ts';
+import { handleInvalidGuestState } from './invalid_guest_state.ts';
+import { nestedVmxVmexitSimple } from './nested/exit.ts';
 import { toVmx, vmxCpu } from './vcpu_vmx.ts';
 import { handleCr } from './vmx_cr_exits.ts';
 import { vmxChangeCpuBased } from './vmx_controls.ts';
@@ -331,8 +333,15 @@ export function vmxHandleExit(vcpu: Vcpu): MaybeSteps<number> {
   const { reason } = vmx.exit;
   if (isGuestMode(vcpu)) {
     nestedMarkVmcs12PagesDirty(vcpu);
+    if (vmx.emulationRequired) {
+      // KVM emulates invalid state for L1 only.
+      vmx.emulationRequired = false;
+      nestedVmxVmexitSimple(vcpu, EXIT_REASON.TRIPLE_FAULT);
+      return 1;
+    }
     if (nestedVmxReflectVmexit(vcpu)) return 1;
   }
+  if (vmx.emulationRequired) return handleInvalidGuestState(vcpu);
   if (vmx.fail !== 0) {
     run.exit_reason = KVM_EXIT.FAIL_ENTRY;
     run.fail_entry.hardware_entry_failure_reason = BigInt(

@@ -24,6 +24,7 @@ import type { Vcpu } from '../kvm_host.ts';
 import { EXIT_FASTPATH, type KvmExitInfo, type MaybeSteps } from '../kvm_host_x86.ts';
 import { TP } from '../trace_events.ts';
 import { kvmRipRead } from '../x86/cache_regs.ts';
+import { vmxEmulationRequired } from './guest_state_valid.ts';
 import { vmxCompleteInterrupts } from './vmx_events.ts';
 import { vmxWriteDirtyRegs } from './vmx_regs.ts';
 import { exitReasonText } from './exit_reason_text.ts';
@@ -100,6 +101,7 @@ function* furtherSlices(vcpu: Vcpu, cpu: Cpu): Steps<number> {
 export function vmxVcpuRun(vcpu: Vcpu): MaybeSteps<number> {
   const vmx = toVmx(vcpu);
   const cpu = vmxCpu(vcpu);
+  if (vmx.guestStateTouched && vmxEmulationRequired(vcpu)) return invalidStateExit(vmx);
   const { trace } = vcpu.kvm.module;
   if (trace.on[TP.KVM_ENTRY] !== 0) {
     const info = vmread32(cpu, VMCS_CTRL.VM_ENTRY_INTR_INFO_FIELD);
@@ -112,6 +114,14 @@ export function vmxVcpuRun(vcpu: Vcpu): MaybeSteps<number> {
   const result = vmx.loadedVmcs.launched ? vmresume(cpu) : vmlaunch(cpu);
   if (result === VMX_RESULT.SUCCEED && !runSlice(vcpu, cpu)) return furtherSlices(vcpu, cpu);
   return afterExit(vcpu, cpu, result);
+}
+
+/** Instead of an entry that must fail: the exit handler starts to emulate, or reflects a triple fault of L2. */
+function invalidStateExit(vmx: VcpuVmx): number {
+  vmx.fail = 0;
+  vmx.exit.reason = VMX_EXIT_REASONS.FAILED_VMENTRY | EXIT_REASON.INVALID_STATE;
+  vmx.exit.idtVectoring = 0;
+  return EXIT_FASTPATH.NONE;
 }
 
 /** The rest of vmx_vcpu_run(): what the exit left, or why the entry (VMX_RESULT) failed. */

@@ -87,9 +87,15 @@ function unprotectAndRetry(vcpu: Vcpu): boolean {
 function emulationFailure(vcpu: Vcpu, bytes: Uint8Array): number {
   if (vcpu.guestPageBusy || unprotectAndRetry(vcpu)) return 1;
   vcpu.stat.insn_emulation_fail++;
-  const { run, kvm } = vcpu;
+  const { ops } = vcpu.kvm.module;
   kvmQueueException(vcpu, VECTOR.UD);
-  if (kvm.module.ops.getCpl(vcpu) !== 0) return 1;
+  if (ops.getCpl(vcpu) !== 0) return 1;
+  return kvmPrepareEmulationFailureExit(vcpu, bytes);
+}
+
+/** prepare_emulation_failure_exit(): KVM_EXIT_INTERNAL_ERROR with the bytes, if there are any, and what the exit was. */
+export function kvmPrepareEmulationFailureExit(vcpu: Vcpu, bytes: Uint8Array = new Uint8Array(0)): number {
+  const { run, kvm } = vcpu;
   run.exit_reason = KVM_EXIT.INTERNAL_ERROR;
   run.emulation_failure.suberror = KVM_INTERNAL_ERROR.EMULATION;
   // The flags, the bytes with their number if there are any, and five words about the exit.

@@ -222,10 +222,16 @@ function* vcpuRun(vcpu: Vcpu): Steps<number> {
       vcpu.stat.request_irq_exits++;
       return 0;
     }
-    if (vcpu.task?.signalPending === true) return interrupted(vcpu);
-    if (sched.needResched() || sched.shouldYield()) yield* reschedule(vcpu);
+    if (signalPending(vcpu)) return interrupted(vcpu);
+    if (!sched.needResched() && !sched.shouldYield()) continue;
+    yield* reschedule(vcpu);
+    // xfer_to_guest_mode_work(): a signal may have come meanwhile.
+    if (signalPending(vcpu)) return interrupted(vcpu);
   }
 }
+
+/** signal_pending(current). */
+const signalPending = (vcpu: Vcpu): boolean => vcpu.task?.signalPending === true;
 
 function interrupted(vcpu: Vcpu): number {
   vcpu.run.exit_reason = KVM_EXIT.INTR;
@@ -325,7 +331,8 @@ export function* kvmArchVcpuIoctlRun(vcpu: Vcpu): Steps<number> {
     if (vcpu.arch.completeUserspaceIo !== null)
       throw new BugError(`${vcpu.name}: an exit to userspace is not finished`);
     if (vcpu.run.immediate_exit !== 0) r = -ERRNO.EINTR;
-    else r = yield* vcpuRun(vcpu);
+    else r = vcpu.kvm.module.ops.vcpuPreRun(vcpu);
+    if (r > 0) r = yield* vcpuRun(vcpu);
   }
   if (r >= 0 || r === -ERRNO.EINTR) storeRegs(vcpu);
   srcuUnlock(vcpu);

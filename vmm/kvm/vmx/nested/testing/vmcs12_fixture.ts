@@ -65,7 +65,7 @@ export function checkVcpu(): Vcpu {
 
 /** kvm_intel.ko without a host: what the checks look at. */
 const moduleWith = (caps: VmxCaps, nestedMsrs: NestedVmxMsrs): VmxModule => ({
-  config: setupVmcsConfig(caps, true),
+  config: setupVmcsConfig(caps, parseParams([])),
   vpids: new VpidAllocator(),
   vmxonRegions: new Map(),
   uretOwner: [],
