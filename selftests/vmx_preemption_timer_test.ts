@@ -77,10 +77,7 @@ function* migrate(old: KvmVcpu, stage: number): Steps<KvmVcpu> {
 function* run({ backend, args, print }: SelftestContext): Steps<void> {
   const value = timerValue(args);
   TEST_REQUIRE(kvmCpuHas(backend, X86_FEATURE.VMX), 'kvm_cpu_has(X86_FEATURE_VMX)');
-  TEST_REQUIRE(
-    backend.kvm.checkExtension(KVM_CAP.NESTED_STATE) > 0,
-    'kvm_has_cap(KVM_CAP_NESTED_STATE)',
-  );
+  TEST_REQUIRE(backend.kvm.checkExtension(KVM_CAP.NESTED_STATE) > 0, 'kvm_has_cap(KVM_CAP_NESTED_STATE)');
   const [vm, first] = yield* vmCreateWithOneVcpu(backend, { image: linkPreemptionTimer(value) });
   let vcpu = first;
   vcpuArgsSet(vcpu, vcpuAllocVmx(vm));
