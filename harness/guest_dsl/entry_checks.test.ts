@@ -111,19 +111,23 @@ function lesser({ cpu }: VmxBox): void {
 }
 
 describe('the entry-check matrix on bare hardware', () => {
-  it('every case ends as the SDM says, at least 1000 cases run', () => {
+  const runAll = (change?: (box: VmxBox) => void): Ends => {
     const program = entryCheckProgram(ENTRY_CASES);
-    const { wrong, ran } = runCases((g) => program.run(g), ENTRY_RESULTS, ENTRY_CASES);
+    return runCases((g) => program.run(g), ENTRY_RESULTS, ENTRY_CASES, change);
+  };
+  const skipped: string[] = [];
+
+  it('every case ends as the SDM says, at least 1000 cases run', () => {
+    const { wrong, ran, ...all } = runAll();
+    skipped.push(...all.skipped);
     expect(wrong).toEqual([]);
     expect(ran).toBeGreaterThan(1000);
   });
 
   it('on a processor that lacks capabilities the rest of the cases runs', () => {
-    const program = entryCheckProgram(ENTRY_CASES);
-    const full = runCases((g) => program.run(g), ENTRY_RESULTS, ENTRY_CASES);
-    const less = runCases((g) => program.run(g), ENTRY_RESULTS, ENTRY_CASES, lesser);
+    const less = runAll(lesser);
     expect(less.wrong).toEqual([]);
-    expect(less.skipped.filter((name) => full.skipped.includes(name))).toEqual([]);
+    expect(less.skipped.filter((name) => skipped.includes(name))).toEqual([]);
   });
 
   it('names are unique, and every row is complete', () => {
