@@ -40,6 +40,7 @@ export interface KvmMmuRootPage {
   readonly role: KvmMmuPageRole;
   /** A root of the TDP MMU, else of the shadow MMU. */
   readonly tdpMmuPage: boolean;
+  writeFloodingCount: number;
 }
 
 /** A root, current or previous. `pgd`: what it was made for (guest CR3 or EPTP; 0 for direct roots). */

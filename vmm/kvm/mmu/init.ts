@@ -11,7 +11,7 @@ import { COST } from '../../machine/cost/points.ts';
 import { UnimplementedError } from '../../machine/errors.ts';
 import type { Vcpu } from '../kvm_host.ts';
 import { PAGING, type KvmMmu } from '../kvm_host_x86.ts';
-import { isGuestMode, kvmReadCr0, kvmReadCr3, kvmReadCr4 } from '../x86/cache_regs.ts';
+import { HF_GUEST_MASK, kvmReadCr0, kvmReadCr3, kvmReadCr4 } from '../x86/cache_regs.ts';
 import { kvmInjectPageFault } from '../x86/inject_page_fault.ts';
 import { updatePermissionBitmask, updatePermissionBitmaskEpt, updatePkruBitmask } from './permission.ts';
 import { ACC, mmuIsNested, ROLE, ROLE_ACCESS_SHIFT, ROLE_EXT, ROLE_SMM_SHIFT } from './role.ts';
@@ -25,17 +25,19 @@ const ACC_ALL = ACC.ALL << ROLE_ACCESS_SHIFT;
 /** HF_SMM_MASK of vcpu->arch.hflags. */
 const HF_SMM_MASK = 0x40;
 
-const isSmm = (vcpu: Vcpu): boolean => (vcpu.arch.hflags & HF_SMM_MASK) !== 0;
-
 /** kvm_calc_cpu_role(), the base role. */
-export function kvmCalcCpuRoleBase(vcpu: Vcpu): number {
-  const { efer } = vcpu.arch;
-  const cr0 = kvmReadCr0(vcpu);
+export const kvmCalcCpuRoleBase = (vcpu: Vcpu): number =>
+  cpuRoleBase(vcpu.arch.hflags, kvmReadCr0(vcpu), kvmReadCr4(vcpu), vcpu.arch.efer);
+
+/** kvm_calc_cpu_role(), the extended role. */
+export const kvmCalcCpuRoleExt = (vcpu: Vcpu): number =>
+  cpuRoleExt(kvmReadCr0(vcpu), kvmReadCr4(vcpu), vcpu.arch.efer);
+
+function cpuRoleBase(hflags: number, cr0: number, cr4: number, efer: number): number {
   let role: number = ACC_ALL;
-  if (isSmm(vcpu)) role |= 1 << ROLE_SMM_SHIFT;
-  if (isGuestMode(vcpu)) role |= ROLE.GUEST_MODE;
+  if ((hflags & HF_SMM_MASK) !== 0) role |= 1 << ROLE_SMM_SHIFT;
+  if ((hflags & HF_GUEST_MASK) !== 0) role |= ROLE.GUEST_MODE;
   if ((cr0 & CR0.PG) === 0) return role | ROLE.DIRECT;
-  const cr4 = kvmReadCr4(vcpu);
   if ((efer & EFER.NXE) !== 0) role |= ROLE.EFER_NX;
   if ((cr0 & CR0.WP) !== 0) role |= ROLE.CR0_WP;
   else {
@@ -51,15 +53,13 @@ function guestLevels(cr4: number, efer: number): number {
   return (cr4 & CR4.PAE) !== 0 ? 3 : 2;
 }
 
-/** kvm_calc_cpu_role(), the extended role. */
-export function kvmCalcCpuRoleExt(vcpu: Vcpu): number {
-  if ((kvmReadCr0(vcpu) & CR0.PG) === 0) return ROLE_EXT.VALID;
-  const cr4 = kvmReadCr4(vcpu);
+function cpuRoleExt(cr0: number, cr4: number, efer: number): number {
+  if ((cr0 & CR0.PG) === 0) return ROLE_EXT.VALID;
   let ext: number = ROLE_EXT.VALID;
   if ((cr4 & CR4.SMEP) !== 0) ext |= ROLE_EXT.CR4_SMEP;
   if ((cr4 & CR4.SMAP) !== 0) ext |= ROLE_EXT.CR4_SMAP;
   if ((cr4 & CR4.PSE) !== 0) ext |= ROLE_EXT.CR4_PSE;
-  if ((vcpu.arch.efer & EFER.LMA) === 0) return ext;
+  if ((efer & EFER.LMA) === 0) return ext;
   if ((cr4 & CR4.PKE) !== 0) ext |= ROLE_EXT.CR4_PKE;
   if ((cr4 & CR4.LA57) !== 0) ext |= ROLE_EXT.CR4_LA57;
   return ext | ROLE_EXT.EFER_LMA;
@@ -67,8 +67,11 @@ export function kvmCalcCpuRoleExt(vcpu: Vcpu): number {
 
 /** kvm_init_mmu(): after anything changed that the roles depend on. Does nothing if the role is the same. */
 export function kvmInitMmu(vcpu: Vcpu): void {
-  const base = kvmCalcCpuRoleBase(vcpu);
-  const ext = kvmCalcCpuRoleExt(vcpu);
+  const { hflags, efer } = vcpu.arch;
+  const cr0 = kvmReadCr0(vcpu);
+  const cr4 = kvmReadCr4(vcpu);
+  const base = cpuRoleBase(hflags, cr0, cr4, efer);
+  const ext = cpuRoleExt(cr0, cr4, efer);
   spend(vcpu.kvm.host.sched.cpu, COST.MMU_ROLE_CHECK);
   if (mmuIsNested(vcpu)) initKvmNestedMmu(vcpu, base, ext);
   else initKvmTdpMmu(vcpu, base, ext);

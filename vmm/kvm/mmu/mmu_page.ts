@@ -17,6 +17,8 @@ export class TdpMmuRoot implements KvmMmuRootPage {
   refcount = 2;
   /** Invalidated by zap-all and still to be zapped by that caller. */
   scheduledZap = false;
+  /** Always zero: it shadows nothing. */
+  writeFloodingCount = 0;
 
   constructor(hpa: Hpa, role: number) {
     this.hpa = hpa;
@@ -103,5 +105,5 @@ export class KvmMmuPage implements KvmMmuRootPage {
 
 /** __clear_sp_write_flooding_count(). */
 export function clearSpWriteFloodingCount(sp: KvmMmuRootPage | null): void {
-  if (sp instanceof KvmMmuPage) sp.writeFloodingCount = 0;
+  if (sp !== null) sp.writeFloodingCount = 0;
 }

@@ -202,14 +202,19 @@ function walkError(w: GuestWalker, vcpu: Vcpu, mmu: KvmMmu, errorCode: number, r
   return WALK.FAULT;
 }
 
-/** The exit qualification of an EPT violation of EPT12; whoever had it from the hardware takes bits 8:7 from there. */
+/**
+ * The exit qualification of an EPT violation of EPT12. An access of the CPU is what the CPU said; for a walk of L0 each
+ * access also asks for the right to read, which is not what L2 did, except to its tables. As in 7.0.
+ */
 function eptQualification(access: number, rights: number): number {
-  let qual: number = EPT_VIOLATION.GVA_IS_VALID;
-  if ((access & PFERR.WRITE) !== 0) qual |= EPT_VIOLATION.ACC_WRITE;
-  if ((access & PFERR.USER) !== 0) qual |= EPT_VIOLATION.ACC_READ;
-  if ((access & PFERR.FETCH) !== 0) qual |= EPT_VIOLATION.ACC_INSTR;
-  if ((access & PFERR_GUEST.PAGE) === 0) qual |= EPT_VIOLATION.GVA_TRANSLATED;
-  return qual | ((rights & RWX) << 3);
+  const { ACC_READ, ACC_WRITE, ACC_INSTR, GVA_IS_VALID, GVA_TRANSLATED } = EPT_VIOLATION;
+  const byL0 = (access & (PFERR_GUEST.FINAL | PFERR_GUEST.PAGE)) !== 0;
+  const write = (access & PFERR.WRITE) !== 0;
+  const fetch = (access & PFERR.FETCH) !== 0;
+  const table = (access & PFERR_GUEST.PAGE) !== 0;
+  const read = byL0 ? table || (!write && !fetch) : (access & PFERR.USER) !== 0;
+  const what = (read ? ACC_READ : 0) | (write ? ACC_WRITE : 0) | (fetch ? ACC_INSTR : 0);
+  return what | GVA_IS_VALID | (table ? 0 : GVA_TRANSLATED) | ((rights & RWX) << 3);
 }
 
 /** Results of translate() that are no addresses. */
