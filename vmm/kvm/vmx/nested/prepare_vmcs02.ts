@@ -76,11 +76,13 @@ function pinControls(vcpu: Vcpu, vmcs12: Vmcs12): void {
 
 function execControls(vcpu: Vcpu, vmcs12: Vmcs12): void {
   const { vmcs01, loadedVmcs } = toVmx(vcpu);
-  const notL0s = CPU_BASED.INTR_WINDOW_EXITING | CPU_BASED.NMI_WINDOW_EXITING | CPU_BASED.TPR_SHADOW;
+  // CR8 exits of L0's own are there because L1 has no TPR shadow; with one of its own, L2's CR8 is in L1's page.
+  const cr8 = CPU_BASED.CR8_LOAD_EXITING | CPU_BASED.CR8_STORE_EXITING;
+  const notL0s = CPU_BASED.INTR_WINDOW_EXITING | CPU_BASED.NMI_WINDOW_EXITING | CPU_BASED.TPR_SHADOW | cr8;
   let exec = (vmcs01.controls.exec & ~notL0s) | vmcs12.lo(C.CPU_BASED_VM_EXEC_CONTROL);
   if ((exec & CPU_BASED.TPR_SHADOW) !== 0)
     vmwrite32(vmxCpu(vcpu), C.TPR_THRESHOLD, vmcs12.lo(C.TPR_THRESHOLD));
-  else exec |= CPU_BASED.CR8_LOAD_EXITING | CPU_BASED.CR8_STORE_EXITING;
+  else exec |= cr8;
   // Ports are always somebody's: L1's or userspace's.
   exec = (exec | CPU_BASED.UNCOND_IO_EXITING) & ~CPU_BASED.USE_IO_BITMAPS;
   // Decided when L1's bitmap has been seen; until then as before.
