@@ -51,6 +51,8 @@ export const LEFT_OUT: readonly string[] = [
   'CALL to a non-canonical address stores the return address before the general-protection fault; SDM, "CALL", checks first',
   'ENTER stores the saved frame pointer before the page fault of its new stack; SDM, "ENTER", faults without a trace',
   'VMCALL in root operation with a current VMCS ends the emulator; SDM, "VMCALL", gives VM-instruction error 1',
+  'an instruction fetch from the APIC-access page ends the emulator; SDM, "APIC-Access VM Exits"',
+  'a virtual interrupt does not wake L2 from the HLT state; SDM, "Virtual-Interrupt Delivery"',
   'a self-IPI with NMI delivery is lost',
   'IA32_PERF_GLOBAL_CTRL is not loaded from the host-state area',
   'TSC values that MSR areas store and load are off by what the exit takes',

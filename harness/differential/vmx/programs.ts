@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /** The VMX programs of the corpus. */
 import type { DifferentialProgram } from '../program.ts';
+import { APIC_CASES } from './apic.ts';
 import { ENTRY_CHECK_PROGRAMS } from './entry_checks.ts';
 import { EPT_CASES } from './ept.ts';
 import { vmxErrors } from './errors.ts';
@@ -22,5 +23,6 @@ export const VMX_PROGRAMS: readonly DifferentialProgram[] = [
     summary: 'exceptions, their interception, and event injection',
     cases: EVENT_CASES,
   }),
+  vmxProgram({ name: 'vmx_apic', summary: 'APIC virtualization of L2', cases: APIC_CASES }),
   vmxProgram({ name: 'vmx_ept', summary: 'L2 with EPT and VPID', cases: EPT_CASES }),
 ];

@@ -31,7 +31,7 @@ import { VMCS_GUEST } from '../../../lib/x86/vmx/vmcs_guest.ts';
 import { VMCS_INFO } from '../../../lib/x86/vmx/vmcs_info.ts';
 import { e9_printf, e9_puts } from '../e9.ts';
 import { pageVa, vx_place } from './areas.ts';
-import { l2_event, L2_STACK_TOP } from './l2_idt.ts';
+import { l2_event, L2_STACK_TOP, l2_vectors } from './l2_idt.ts';
 
 const R = EXIT_REASON;
 const REASONS = 80;
@@ -156,11 +156,10 @@ function sayRip(g: GuestCode, start: Operand): void {
 /** An address of L2's code from its beginning; others by their page. */
 function sayCode(g: GuestCode, name: string, address: Expr, start: Operand): void {
   const offset = g.let(address.sub(start));
-  g.if(
-    offset.lt(0x1000),
-    () => e9_printf(g, ` ${name}=%lx`, offset),
-    () => vx_place(g, str(name), address),
-  );
+  const stub = g.let(address.sub(lit(l2_vectors).cast(u64)));
+  g.if(offset.lt(0x1000), () => e9_printf(g, ` ${name}=%lx`, offset));
+  g.if(offset.ge(0x1000).land(stub.lt(0x2000)), () => e9_printf(g, ` ${name}=stubs+%lx`, stub));
+  g.if(offset.ge(0x1000).land(stub.ge(0x2000)), () => vx_place(g, str(name), address));
 }
 
 /** The VM exit that has just happened; `start` is where L2's code begins. */
