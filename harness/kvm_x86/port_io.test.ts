@@ -3,7 +3,9 @@
 import { describe, expect, it } from 'vitest';
 import { R } from '../../lib/asm/operands.ts';
 import { guestAsm } from '../../lib/guest/index.ts';
+import { KVM_UTIL_MIN_VADDR } from '../../lib/kvm_util/kvm_util.ts';
 import { tryVcpuRun, vcpuRun } from '../../lib/kvm_util/ucall_common.ts';
+import { readGuest, vmVaddrAlloc, writeGuest } from '../../lib/kvm_util/x86/page_table.ts';
 import { errnoName } from '../../lib/uapi/errno.ts';
 import { KVM_EXIT_IO } from '../../lib/uapi/run.ts';
 import { exitName, NO_IRQCHIP, withVm } from './small_vm.ts';
@@ -98,6 +100,45 @@ describe('port I/O', () => {
         fd.run.immediate_exit = 0;
         yield* vcpuRun(vcpu);
         expect(fd.run.io.size).toBe(2);
+      },
+      NO_IRQCHIP,
+    );
+  });
+
+  it('REP OUTS and INS go to userspace turn by turn, with RSI, RDI and RCX moved on', () => {
+    const strings = guestAsm('guest_code', (a) => {
+      a.emit('mov', R.edx, 0x123);
+      a.emit('rep outsw');
+      a.emit('rep insb');
+      a.emit('hlt');
+    });
+    withVm(
+      strings,
+      function* ({ vm, vcpu }) {
+        const { fd } = vcpu;
+        const page = vmVaddrAlloc(vm, 4096, KVM_UTIL_MIN_VADDR);
+        writeGuest(vm, page, Uint8Array.of(1, 2, 3, 4));
+        fd.setRegs({ ...fd.getRegs(), rcx: 2n, rsi: page, rdi: page + 8n });
+        for (const data of [
+          [1, 2],
+          [3, 4],
+        ]) {
+          yield* vcpuRun(vcpu);
+          expect([exitName(vcpu), fd.run.io.direction, fd.run.io.size]).toEqual(['IO', KVM_EXIT_IO.OUT, 2]);
+          expect([...fd.run.pio_data.subarray(0, 2)]).toEqual(data);
+        }
+        const after = fd.getRegs();
+        expect([after.rsi - page, after.rcx]).toEqual([4n, 0n]);
+        fd.setRegs({ ...after, rcx: 2n });
+        for (const byte of [0x5a, 0x5b]) {
+          yield* vcpuRun(vcpu);
+          expect([exitName(vcpu), fd.run.io.direction, fd.run.io.size]).toEqual(['IO', KVM_EXIT_IO.IN, 1]);
+          fd.run.pio_data[0] = byte;
+        }
+        yield* vcpuRun(vcpu);
+        expect(exitName(vcpu)).toBe('HLT');
+        expect([...readGuest(vm, page + 8n, 2)]).toEqual([0x5a, 0x5b]);
+        expect([fd.getRegs().rdi - page, fd.getRegs().rcx]).toEqual([10n, 0n]);
       },
       NO_IRQCHIP,
     );

@@ -2,7 +2,7 @@
 /**
  * L0's instruction emulator: what a guest does to memory that only L0 or userspace can answer for. Mirrors
  * x86_emulate_instruction() of arch/x86/kvm/x86.c and emulate.c, 6.12, for the integer instructions that access one
- * memory operand, and single turns of STOS and MOVS. Anything else ends in KVM_EXIT_INTERNAL_ERROR.
+ * memory operand, and single turns of STOS, MOVS, INS and OUTS. Anything else ends in KVM_EXIT_INTERNAL_ERROR.
  * DEVIATION: an instruction that meets a page which has to be waited for begins anew, so a device that it read before is
  * read twice, and the first part of a store that crosses pages may be repeated; KVM waits in the middle.
  */
@@ -17,6 +17,7 @@ import { spend } from '../../machine/cost/ledger.ts';
 import { COST } from '../../machine/cost/points.ts';
 import type { DecodedInsn } from '../../machine/cpu/decode/insn.ts';
 import { DECODE, FORM, OP } from '../../machine/cpu/decode/ops.ts';
+import { SYSOP } from '../../machine/cpu/sys_insn.ts';
 import type { Vcpu } from '../kvm_host.ts';
 import { TP } from '../trace_events.ts';
 import { kvmRegisterRead, kvmRegisterWrite, kvmRipAdvance, kvmRipRead, high, low } from './cache_regs.ts';
@@ -36,6 +37,7 @@ import { kvmSingleStep } from './skip.ts';
 import { kvmMmuUnprotectGfn } from '../mmu/shadow_work.ts';
 import { kvmInjectEmulatedPageFault } from '../mmu/invalidate_addr.ts';
 import { X86Exception } from './x86_exception.ts';
+import { kvmStringIn, kvmStringOut } from './pio.ts';
 import { mmioExit, mmioPieces, readPiece, writePiece } from './mmio.ts';
 
 const toBytes = (value: bigint, size: number): Uint8Array =>
@@ -119,7 +121,7 @@ export function kvmPrepareEmulationFailureExit(vcpu: Vcpu, bytes: Uint8Array = n
 
 /** Undefined: not an instruction that is emulated. */
 function emulateDecoded(vcpu: Vcpu, insn: DecodedInsn): number | undefined {
-  if (insn.op === OP.STOS || insn.op === OP.MOVS) return emulateString(vcpu, insn);
+  if (insn.op === OP.STOS || insn.op === OP.MOVS || isStringIo(insn)) return emulateString(vcpu, insn);
   if (!insn.memory) return undefined;
   const linear = linearAddress(vcpu, insn);
   if (isPlainStore(insn)) return store(vcpu, insn, linear, storeValue(vcpu, insn), () => finish(vcpu, insn));
@@ -233,13 +235,20 @@ function executeAlu(vcpu: Vcpu, insn: DecodedInsn, linear: bigint, value: bigint
   return commit();
 }
 
-/** One turn of STOS or MOVS; the repeat goes on by itself, since RIP stays until RCX is zero. */
+const readsPort = (insn: DecodedInsn): boolean => insn.op === OP.SYS && insn.sysop === SYSOP.INS;
+const writesPort = (insn: DecodedInsn): boolean => insn.op === OP.SYS && insn.sysop === SYSOP.OUTS;
+const isStringIo = (insn: DecodedInsn): boolean => readsPort(insn) || writesPort(insn);
+
+/** One turn of STOS, MOVS, INS or OUTS; the repeat goes on by itself, since RIP stays until RCX is zero. */
 function emulateString(vcpu: Vcpu, insn: DecodedInsn): number | undefined {
   if (insn.addressSize !== 8) return undefined;
   if (insn.rep !== 0 && kvmRegisterRead(vcpu, GPR.RCX) === 0n) return finish(vcpu, insn);
   const to = kvmRegisterRead(vcpu, GPR.RDI);
   const turn = (): number => stringTurn(vcpu, insn);
   if (insn.op === OP.STOS) return store(vcpu, insn, to, readRegister(vcpu, GPR.RAX, insn.size), turn);
+  // The port first, as KVM has it: a fault of the memory comes after userspace was asked.
+  if (readsPort(insn))
+    return kvmStringIn(vcpu, insn.size, (v, value) => store(v, insn, to, BigInt(value), turn));
   // Only the source obeys a segment prefix.
   const from = linearAddress(vcpu, {
     ...insn,
@@ -250,8 +259,14 @@ function emulateString(vcpu: Vcpu, insn: DecodedInsn): number | undefined {
     ripRelative: false,
   });
   return load(vcpu, { ...insn, form: FORM.R_RM }, from, insn.size, (value) =>
-    store(vcpu, insn, to, value, turn),
+    insn.op === OP.MOVS ? store(vcpu, insn, to, value, turn) : writePort(vcpu, insn, Number(value)),
   );
+}
+
+/** The instruction is complete when userspace sees the write. */
+function writePort(vcpu: Vcpu, insn: DecodedInsn, value: number): number {
+  stringTurn(vcpu, insn);
+  return kvmStringOut(vcpu, insn.size, value);
 }
 
 function stringTurn(vcpu: Vcpu, insn: DecodedInsn): number {
@@ -262,8 +277,8 @@ function stringTurn(vcpu: Vcpu, insn: DecodedInsn): number {
     kvmRegisterWrite(vcpu, reg, low(value), high(value));
     return value;
   };
-  move(GPR.RDI, step);
-  if (insn.op === OP.MOVS) move(GPR.RSI, step);
+  if (!writesPort(insn)) move(GPR.RDI, step);
+  if (insn.op === OP.MOVS || writesPort(insn)) move(GPR.RSI, step);
   if (insn.rep !== 0 && move(GPR.RCX, -1n) !== 0n) return 1;
   return finish(vcpu, insn);
 }

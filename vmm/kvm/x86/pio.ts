@@ -1,5 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
-/** Port I/O of one IN or OUT: kvm_fast_pio() of arch/x86/kvm/x86.c, 6.12. No port has an in-kernel device. */
+/**
+ * Port I/O: kvm_fast_pio() of one IN or OUT, and one turn of INS or OUTS for the emulator (emulator_pio_in() and
+ * emulator_pio_out()) of arch/x86/kvm/x86.c, 6.12. No port has an in-kernel device.
+ */
 import { KVM_EXIT, KVM_EXIT_IO, KVM_PIO_PAGE_OFFSET } from '../../../lib/uapi/run.ts';
 import { KVM_X86_QUIRK } from '../../../lib/uapi/memory.ts';
 import { GPR } from '../../../lib/x86/registers.ts';
@@ -30,19 +33,52 @@ function readData(data: Uint8Array, size: number): number {
   return value;
 }
 
-/** Leaves for userspace; IN continues when userspace has filled the data page. Returns 0. */
-export function kvmFastPio(vcpu: Vcpu, io: PioAccess): number {
+/** kvm_run for one access. */
+function fillRun(vcpu: Vcpu, io: PioAccess): void {
   const { run } = vcpu;
-  const rip = kvmRipRead(vcpu);
   run.exit_reason = KVM_EXIT.IO;
   run.io.direction = io.direction === 'in' ? KVM_EXIT_IO.IN : KVM_EXIT_IO.OUT;
   run.io.size = io.size;
   run.io.port = io.port;
   run.io.count = 1;
   run.io.data_offset = KVM_PIO_PAGE_OFFSET * PAGE;
+}
+
+const writeData = (data: Uint8Array, size: number, value: number): void => {
+  for (let i = 0; i < size; i++) data[i] = value >>> (8 * i);
+};
+
+const stringPort = (vcpu: Vcpu): number => kvmRegisterRead32(vcpu, GPR.RDX) & 0xffff;
+
+/** One INS: leaves for userspace, and goes on with what it read. Returns 0. */
+export function kvmStringIn(vcpu: Vcpu, size: number, then: (vcpu: Vcpu, value: number) => number): number {
+  const io: PioAccess = { port: stringPort(vcpu), size, direction: 'in' };
+  fillRun(vcpu, io);
+  vcpu.arch.completeUserspaceIo = (v) => {
+    const value = readData(v.run.pio_data, size);
+    tracePio(v, io, value);
+    return then(v, value);
+  };
+  return 0;
+}
+
+/** One OUTS: leaves for userspace. Returns 0. */
+export function kvmStringOut(vcpu: Vcpu, size: number, value: number): number {
+  const io: PioAccess = { port: stringPort(vcpu), size, direction: 'out' };
+  fillRun(vcpu, io);
+  writeData(vcpu.run.pio_data, size, value);
+  tracePio(vcpu, io, value);
+  return 0;
+}
+
+/** Leaves for userspace; IN continues when userspace has filled the data page. Returns 0. */
+export function kvmFastPio(vcpu: Vcpu, io: PioAccess): number {
+  const { run } = vcpu;
+  const rip = kvmRipRead(vcpu);
+  fillRun(vcpu, io);
   if (io.direction === 'out') {
     const value = kvmRegisterRead32(vcpu, GPR.RAX);
-    for (let i = 0; i < io.size; i++) run.pio_data[i] = value >>> (8 * i);
+    writeData(run.pio_data, io.size, value);
     tracePio(vcpu, io, io.size === 4 ? value : value & ((1 << (8 * io.size)) - 1));
     // Old userspace expects RIP behind an OUT to this port, which resets the machine.
     const early = io.port === OUT_7E && (vcpu.kvm.arch.disabledQuirks & KVM_X86_QUIRK.OUT_7E_INC_RIP) === 0;
