@@ -81,11 +81,11 @@ function allowedControls(rng: Rng, world: World, m: Mutation): void {
     vmcs12.set32(field, low | (rng.u32() & rng.u32() & high) | (vmcs12.lo(field) & keep & high));
     m.notes.push(`${fieldName(field)}=0x${vmcs12.u32(field).toString(16)}`);
   };
-  word(C.PIN_BASED_VM_EXEC_CONTROL, world.msrs.pinbased, 0);
-  word(C.CPU_BASED_VM_EXEC_CONTROL, world.msrs.procbased, 0x8000_0000);
-  word(C.SECONDARY_VM_EXEC_CONTROL, world.msrs.secondary, rng.chance(60) ? 0x2 : 0);
-  word(C.VM_EXIT_CONTROLS, world.msrs.exit, 0x200);
-  word(C.VM_ENTRY_CONTROLS, world.msrs.entry, 0x200);
+  word(C.PIN_BASED_VM_EXEC_CONTROL, world.nested.msrs.pinbased, 0);
+  word(C.CPU_BASED_VM_EXEC_CONTROL, world.nested.msrs.procbased, 0x8000_0000);
+  word(C.SECONDARY_VM_EXEC_CONTROL, world.nested.msrs.secondary, rng.chance(60) ? 0x2 : 0);
+  word(C.VM_EXIT_CONTROLS, world.nested.msrs.exit, 0x200);
+  word(C.VM_ENTRY_CONTROLS, world.nested.msrs.entry, 0x200);
   vmcs12.set32(C.VIRTUAL_PROCESSOR_ID, rng.below(4));
   vmcs12.set32(C.POSTED_INTR_NV, rng.below(0x101));
   for (const field of ADDRESSES) {

@@ -23,7 +23,7 @@ import { toVmx } from '../../vmm/kvm/vmx/vcpu_vmx.ts';
 import { FOLL } from '../../vmm/host/mm/fault.ts';
 import type { MmStruct } from '../../vmm/host/mm/mm_struct.ts';
 import { userHpa } from '../../vmm/host/mm/user_access.ts';
-import type { NestedVmxMsrs } from '../../vmm/kvm/vmx/nested/nested_msrs.ts';
+import type { NestedVmx } from '../../vmm/kvm/vmx/nested/nested_vmx.ts';
 import { FUZZ_PORT, FUZZ_RECORD, fuzz_l1, fuzz_record } from './guest_code.ts';
 import type { AddressSpace } from './values.ts';
 
@@ -47,7 +47,8 @@ export interface World extends AddressSpace {
   readonly vmcsRoom: Gpa;
   /** A valid vmcs12 that uses EPT. */
   readonly vmcs12: Uint8Array;
-  readonly msrs: NestedVmxMsrs;
+  /** L0's side of L1's VMX. */
+  readonly nested: NestedVmx;
   readonly state: KvmX86State;
   readonly lapic: KvmLapicState;
   readonly pages: readonly MemoryPage[];
@@ -94,7 +95,7 @@ export function* createWorld(host: EmulatedHost): Steps<World> {
     vmcsGpa: areaGpa(vm, vmx, 'vmcs_gpa'),
     vmcsRoom: areaGpa(vm, vmx, 'vmxon_gpa'),
     vmcs12: state.nested!.data.vmx.vmcs12.slice(),
-    msrs: toVmx(kvm.vcpus.find((v) => v.vcpuId === vcpu.id)!).nested.msrs,
+    nested: toVmx(kvm.vcpus.find((v) => v.vcpuId === vcpu.id)!).nested,
     state: { ...state, nested: undefined },
     lapic: vcpu.fd.getLapic(),
     pages: memoryPages(host, vm, kvm.mm),
