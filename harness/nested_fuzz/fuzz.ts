@@ -13,7 +13,9 @@ import {
   KVM_STATE_NESTED,
   KVM_STATE_NESTED_VMX_VMCS_SIZE,
 } from '../../lib/uapi/nested_state.ts';
+import { KVM_VCPUEVENT_VALID } from '../../lib/uapi/vcpu_state.ts';
 import { KVM_EXIT } from '../../lib/uapi/run.ts';
+import { RFLAGS } from '../../lib/x86/registers.ts';
 import { codeName } from '../../lib/x86/bits.ts';
 import { EXIT_REASON, VMX_EXIT_REASONS } from '../../lib/x86/vmx/exit_reasons.ts';
 import { VMXERR } from '../../lib/x86/vmx/insn_errors.ts';
@@ -124,7 +126,7 @@ class Fuzzer {
       notes = [...m.notes, `L2: ${l2.text}`];
       pokeGpa(this.world, Number(this.world.arena[0]!.physical), l2.bytes);
       this.#watched.since = this.world.host.threads.nowNs();
-      const outcome = rng.chance(75) ? yield* this.#launch(m) : yield* this.#restore(rng, m);
+      const outcome = rng.chance(75) ? yield* this.#launch(rng, m) : yield* this.#restore(rng, m);
       this.outcomes.set(outcome, (this.outcomes.get(outcome) ?? 0) + 1);
     } catch (error) {
       if (error instanceof Error)
@@ -134,10 +136,11 @@ class Fuzzer {
   }
 
   /** By L1's VMLAUNCH. */
-  *#launch(m: Mutation): Steps<Outcome> {
+  *#launch(rng: Rng, m: Mutation): Steps<Outcome> {
     const { world } = this;
     pokeGpa(world, world.vmcsGpa, m.vmcs12.bytes);
     world.vcpu.fd.setNestedState(vmxonState(world));
+    if (rng.chance(10)) world.vcpu.fd.nmi();
     return yield* this.#toTheEnd();
   }
 
@@ -158,8 +161,37 @@ class Fuzzer {
       if (error instanceof KvmError && error.errno === ERRNO.EINVAL) return 'KVM_SET_NESTED_STATE: EINVAL';
       throw error;
     }
+    if (rng.chance(20)) this.#restoreEvents(rng);
     if (rng.chance(50)) world.vcpu.fd.getNestedState(world.vm.fd.checkExtension(KVM_CAP.NESTED_STATE));
     return yield* this.#toTheEnd();
+  }
+
+  /** Events that were on their way when the vCPU was saved, as far as a VM entry takes them. */
+  #restoreEvents(rng: Rng): void {
+    const { fd } = this.world.vcpu;
+    const events = fd.getVcpuEvents();
+    const interruptible = (Number(fd.getRegs().rflags) & RFLAGS.IF) !== 0;
+    switch (rng.below(4)) {
+      case 0: {
+        const nr = rng.pick([0, 3, 6, 13, 14]);
+        const error =
+          nr > 12 ? { has_error_code: 1, error_code: rng.below(8) } : { has_error_code: 0, error_code: 0 };
+        events.exception = { injected: 1, pending: 0, nr, ...error };
+        break;
+      }
+      case 1:
+        if (interruptible) events.interrupt = { injected: 1, nr: 32 + rng.below(200), soft: 0, shadow: 0 };
+        break;
+      case 2: {
+        const injected = rng.below(2);
+        events.nmi = { injected, pending: rng.below(2), masked: injected === 0 ? rng.below(2) : 0 };
+        break;
+      }
+      default:
+        events.interrupt.shadow = rng.pick(interruptible ? [0, 1, 2] : [0, 1]);
+        events.flags |= KVM_VCPUEVENT_VALID.SHADOW;
+    }
+    fd.setVcpuEvents(events);
   }
 
   *#toTheEnd(): Steps<Outcome> {

@@ -14,18 +14,21 @@ import { toVmx } from './vcpu_vmx.ts';
 /** Instructions at a time. */
 const MAX_INSTRUCTIONS = 130;
 
-/** vmx_emulation_required_with_pending_exception(): the emulator cannot deliver events. */
-const emulationRequiredWithPendingException = (vcpu: Vcpu): boolean =>
+/**
+ * vmx_unhandleable_emulation_required(), as later kernels have it: the emulator cannot deliver events, and an L2 that
+ * userspace has put into invalid state just before it runs is a bug of userspace's; 6.12 ends the VM then.
+ */
+const unhandleableEmulationRequired = (vcpu: Vcpu): boolean =>
   toVmx(vcpu).guestStateTouched &&
   vmxEmulationRequired(vcpu) &&
-  (kvmIsExceptionPending(vcpu) || vcpu.arch.exception.injected);
+  (toVmx(vcpu).nested.nestedRunPending || kvmIsExceptionPending(vcpu) || vcpu.arch.exception.injected);
 
 /** handle_invalid_guest_state(): 1 to go on, 0 to go to userspace. */
 export function handleInvalidGuestState(vcpu: Vcpu): number {
   for (let n = 0; n < MAX_INSTRUCTIONS && vmxEmulationRequired(vcpu); n++) {
     if (kvmTestRequest(KVM_REQ.EVENT, vcpu)) return 1;
     if (kvmEmulateInstruction(vcpu) === 0) return 0;
-    if (emulationRequiredWithPendingException(vcpu)) return kvmPrepareEmulationFailureExit(vcpu);
+    if (unhandleableEmulationRequired(vcpu)) return kvmPrepareEmulationFailureExit(vcpu);
     if (vcpu.task?.signalPending === true) return 1;
   }
   return 1;
@@ -33,5 +36,5 @@ export function handleInvalidGuestState(vcpu: Vcpu): number {
 
 /** vmx_vcpu_pre_run(). */
 export function vmxVcpuPreRun(vcpu: Vcpu): number {
-  return emulationRequiredWithPendingException(vcpu) ? kvmPrepareEmulationFailureExit(vcpu) : 1;
+  return unhandleableEmulationRequired(vcpu) ? kvmPrepareEmulationFailureExit(vcpu) : 1;
 }

@@ -5,18 +5,26 @@
  */
 import { ERRNO } from '../../../../lib/uapi/errno.ts';
 import { KVM_EXIT, KVM_INTERNAL_ERROR } from '../../../../lib/uapi/run.ts';
-import { gfn, PAGE_SIZE, type Gfn } from '../../../../lib/x86/addr.ts';
+import { gfn, gpa, PAGE_SIZE, type Gfn } from '../../../../lib/x86/addr.ts';
 import { CPU_BASED, PIN_BASED } from '../../../../lib/x86/vmx/controls.ts';
 import { VMCS_CTRL } from '../../../../lib/x86/vmx/vmcs_ctrl.ts';
+import { VMCS_GUEST as G } from '../../../../lib/x86/vmx/vmcs_guest.ts';
 import { vmwriteNum, vmwritePair } from '../../../machine/vmx/vmcs_access.ts';
 import type { Steps } from '../../../host/steps.ts';
 import { kvmVcpuMap, kvmVcpuMapWait, type KvmHostMap } from '../../host_map.ts';
 import type { Vcpu } from '../../kvm_host.ts';
+import { kvmVcpuReadGuest } from '../../x86/guest_access.ts';
 import { toVmx, vmxCpu } from '../vcpu_vmx.ts';
 import { vmxChangeCpuBased, vmxChangePin } from '../vmx_controls.ts';
+import type { NestedVmxMsrs } from './nested_msrs.ts';
 import { nestedVmxPrepareMsrBitmap } from './msr_bitmap.ts';
 import type { Vmcs12 } from './vmcs12.ts';
-import { nestedCpuHas, nestedCpuHasPostedIntr, nestedCpuHasVirtApicAccesses } from './vmcs12_controls.ts';
+import {
+  nestedCpuHas,
+  nestedCpuHasPostedIntr,
+  nestedCpuHasVirtApicAccesses,
+  nestedVmxMaxAtomicSwitchMsrs,
+} from './vmcs12_controls.ts';
 
 /** 'busy': a page must be waited for (waitForVmcs12Pages()), nothing is lost; 'failed': KVM_RUN ends. */
 export type PagesResult = 'ok' | 'busy' | 'failed';
@@ -85,7 +93,34 @@ function msrBitmap(vcpu: Vcpu): PagesResult {
   return 'ok';
 }
 
-const PAGES = [apicAccessPage, virtualApicPage, postedInterruptDescriptor, msrBitmap];
+/** Pages that the entry only reads: the shadow VMCS's header and the VM-entry MSR-load area. */
+function pagesToRead(vmcs12: Vmcs12, msrs: NestedVmxMsrs): Gfn[] {
+  const pages: Gfn[] = [];
+  const link = G.VMCS_LINK_POINTER;
+  if (vmcs12.lo(link) !== -1 || vmcs12.hi(link) !== -1) pages.push(gfnOf(vmcs12, link));
+  const entries = Math.min(vmcs12.u32(VMCS_CTRL.VM_ENTRY_MSR_LOAD_COUNT), nestedVmxMaxAtomicSwitchMsrs(msrs));
+  if (entries === 0) return pages;
+  const first = vmcs12.num(VMCS_CTRL.VM_ENTRY_MSR_LOAD_ADDR);
+  for (let at = first - (first % PAGE_SIZE); at < first + entries * 16; at += PAGE_SIZE)
+    pages.push(gfn(at / PAGE_SIZE));
+  return pages;
+}
+
+const isBusy = (vcpu: Vcpu): boolean => vcpu.guestPageBusy;
+
+/** Whether they can be read without waiting: the checks and the MSR loads cannot begin anew. */
+function readablePages(vcpu: Vcpu): PagesResult {
+  const { nested } = toVmx(vcpu);
+  const byte = new Uint8Array(1);
+  for (const page of pagesToRead(nested.cachedVmcs12, nested.msrs)) {
+    vcpu.guestPageBusy = false;
+    const err = kvmVcpuReadGuest(vcpu, gpa(page * PAGE_SIZE), byte);
+    if (err < 0 && isBusy(vcpu)) return 'busy';
+  }
+  return 'ok';
+}
+
+const PAGES = [apicAccessPage, virtualApicPage, postedInterruptDescriptor, msrBitmap, readablePages];
 
 /** nested_get_vmcs12_pages(); vmcs02 is loaded. */
 export function nestedGetVmcs12Pages(vcpu: Vcpu): PagesResult {
@@ -104,5 +139,9 @@ export function* waitForVmcs12Pages(vcpu: Vcpu): Steps<void> {
   if (nestedCpuHas(vmcs12, CPU_BASED.TPR_SHADOW)) fields.push(VMCS_CTRL.VIRTUAL_APIC_PAGE_ADDR);
   if (nestedCpuHasPostedIntr(vmcs12)) fields.push(VMCS_CTRL.POSTED_INTR_DESC_ADDR);
   if (nestedCpuHas(vmcs12, CPU_BASED.USE_MSR_BITMAPS)) fields.push(VMCS_CTRL.MSR_BITMAP);
-  for (const field of fields) yield* kvmVcpuMapWait(vcpu, gfnOf(vmcs12, field));
+  const pages = [
+    ...fields.map((field) => gfnOf(vmcs12, field)),
+    ...pagesToRead(vmcs12, toVmx(vcpu).nested.msrs),
+  ];
+  for (const page of pages) yield* kvmVcpuMapWait(vcpu, page);
 }
