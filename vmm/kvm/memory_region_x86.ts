@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /**
  * What x86 adds to a change of memslots: huge page information, and starting or ending dirty logging. Mirrors
- * kvm_arch_prepare_memory_region() and kvm_arch_commit_memory_region() of arch/x86/kvm/x86.c, 6.12; leaves out page
- * tracking and rmaps (shadow paging brings them).
+ * kvm_arch_prepare_memory_region() and kvm_arch_commit_memory_region() of arch/x86/kvm/x86.c, 6.12; page tracking
+ * and rmaps are not in the slot (mmu/shadow_state.ts).
  */
 import { ERRNO } from '../../lib/uapi/errno.ts';
 import { KVM_MEM } from '../../lib/uapi/memory.ts';
@@ -16,6 +16,7 @@ import {
   kvmMmuSlotTrySplitHugePages,
   kvmMmuZapCollapsibleSptes,
 } from './mmu/dirty_log.ts';
+import { kvmMmuUpdateMmuPages } from './mmu/shadow_limit.ts';
 import { kvmFlushRemoteTlbs } from './requests.ts';
 
 /** enum kvm_mr_change. */
@@ -60,6 +61,7 @@ export function* kvmArchCommitMemoryRegion(
   next: KvmMemorySlot | null,
   change: number,
 ): Steps<void> {
+  if (change === KVM_MR.CREATE || change === KVM_MR.DELETE) yield* kvmMmuUpdateMmuPages(kvm);
   if (change !== KVM_MR.FLAGS_ONLY || next === null || next.flags & KVM_MEM.READONLY) return;
   if (((old?.flags ?? 0) & KVM_MEM.LOG_DIRTY_PAGES) === (next.flags & KVM_MEM.LOG_DIRTY_PAGES)) return;
   if ((next.flags & KVM_MEM.LOG_DIRTY_PAGES) === 0) {

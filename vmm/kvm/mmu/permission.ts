@@ -4,9 +4,10 @@
  * update_permission_bitmask() and update_pkru_bitmask() of arch/x86/kvm/mmu/mmu.c and permission_fault() of mmu.h, 6.12.
  */
 import { PFERR } from '../../../lib/x86/exceptions.ts';
-import { RFLAGS } from '../../../lib/x86/registers.ts';
+import { CR0, RFLAGS } from '../../../lib/x86/registers.ts';
 import type { Vcpu } from '../kvm_host.ts';
 import type { KvmMmu } from '../kvm_host_x86.ts';
+import { kvmReadCr0 } from '../x86/cache_regs.ts';
 import { ACC, ROLE, ROLE_EXT } from './role.ts';
 
 /** One bit for each combination of ACC.*: those that contain `right`. */
@@ -68,8 +69,20 @@ export function updatePkruBitmask(mmu: KvmMmu): void {
   }
 }
 
+/** kvm_mmu_refresh_passthrough_bits(): a guest may own CR0.WP, and change it without an exit. */
+function refreshPassthroughBits(vcpu: Vcpu, mmu: KvmMmu): void {
+  if (mmu === vcpu.arch.guestMmu) return;
+  const { base } = mmu.cpuRole;
+  const wp = (kvmReadCr0(vcpu) & CR0.WP) !== 0 ? ROLE.CR0_WP : 0;
+  if ((base.word & ROLE.CR0_WP) === wp) return;
+  base.word ^= ROLE.CR0_WP;
+  updatePermissionBitmask(mmu);
+  updatePkruBitmask(mmu);
+}
+
 /** permission_fault(): 0, or PFERR.PRESENT with PFERR.PK if a protection key forbids the access. */
 export function permissionFault(vcpu: Vcpu, mmu: KvmMmu, acc: number, pkey: number, access: number): number {
+  refreshPassthroughBits(vcpu, mmu);
   const kind = access & (PFERR.WRITE | PFERR.USER | PFERR.FETCH);
   const smapOff = (mmu.cpuRole.ext & ROLE_EXT.CR4_SMAP) !== 0 && alignmentCheck(vcpu) ? PFERR.RSVD : 0;
   let fault = (mmu.permissions[(kind | smapOff) >> 1]! >> acc) & 1;

@@ -5,6 +5,7 @@
  * arch/x86/kvm/mmu/mmu.c; what may be stale and until when from SDM, "Invalidating Cached EPT-Based Translations".
  */
 import { describe, expect, it } from 'vitest';
+import { ERRNO } from '../../../lib/uapi/errno.ts';
 import { KVM_DIRTY_LOG, KVM_MEM, KVM_X86_QUIRK } from '../../../lib/uapi/memory.ts';
 import { EPTE } from '../../../lib/x86/paging.ts';
 import { doMadvise, MADV } from '../../host/mm/madvise.ts';
@@ -531,6 +532,47 @@ function raceAll(seed: number): void {
     0, 0, 0, 0,
   ]);
 }
+
+describe('the number of shadow pages', () => {
+  it('is limited, and the oldest give way', () =>
+    runNested({}, function* ({ kvm, ept, enter, l2 }) {
+      const { shadow } = kvm.arch;
+      const tables = 2 * shadow.nMaxMmuPages;
+      for (let i = 0; i < tables; i++) ept.map(L2 + 2 * MB * i, 0x10_0000 + 0x1000 * i);
+      enter();
+      for (let i = 0; i < tables; i++) {
+        expect(yield* l2(L2 + 2 * MB * i, 'write', i)).toEqual(done(i));
+        expect(shadow.byFrame.size).toBeLessThanOrEqual(shadow.nMaxMmuPages);
+      }
+      expect(kvm.stat.mmu_recycled).toBeGreaterThan(tables / 2);
+      for (let i = 0; i < tables; i++) expect(yield* l2(L2 + 2 * MB * i)).toEqual(done(i));
+    }));
+
+  it('follows the memory of the VM, and may have to shrink', () =>
+    runNested({}, function* ({ kvm, ept, enter, l2, setSlot }) {
+      const { shadow } = kvm.arch;
+      yield* setSlot({ slot: 1, gpa: 0x4000_0000, bytes: 28 * MB });
+      expect(shadow.nMaxMmuPages).toBe(Math.floor((32 * MB) / 4096 / 50));
+      kvm.arch.disabledQuirks = KVM_X86_QUIRK.SLOT_ZAP_ALL;
+      for (let i = 0; i < 100; i++) ept.map(L2 + 2 * MB * i, 0x10_0000 + 0x1000 * i);
+      enter();
+      for (let i = 0; i < 100; i++) yield* l2(L2 + 2 * MB * i, 'write', i);
+      expect(shadow.byFrame.size).toBeGreaterThan(64);
+      yield* setSlot({ slot: 1, bytes: 0 });
+      expect([shadow.nMaxMmuPages, shadow.byFrame.size <= 64]).toEqual([64, true]);
+      expect(yield* l2(L2)).toEqual(done(0));
+      expect(yield* l2(L2 + 2 * MB * 99)).toEqual(done(99));
+    }));
+
+  it('may be used up by roots', () =>
+    runNested({}, function* ({ kvm, enter, l2, newEpt }) {
+      kvm.arch.shadow.nMaxMmuPages = 1;
+      enter();
+      expect((yield* l2(L2)).kind).toBe('fault');
+      enter(newEpt());
+      expect(yield* l2(L2)).toEqual({ kind: 'error', errno: ERRNO.ENOSPC });
+    }));
+});
 
 describe('the end of a VM', () => {
   it('gives every page of the shadow MMU back', () => {

@@ -24,6 +24,7 @@ import { KvmMmuPage } from './mmu_page.ts';
 import { RET_PF, type KvmPageFault } from './page_fault.ts';
 import { pageFaultHandlePageTrack } from './page_track.ts';
 import { shadowFetch } from './shadow_fetch.ts';
+import { makeMmuPagesAvailable } from './shadow_limit.ts';
 import { kvmMmuCommitZapPages } from './shadow_zap.ts';
 import { isObsoleteSp } from './unsync.ts';
 import { walkAddrGeneric } from './walk_addr.ts';
@@ -76,7 +77,9 @@ function* fetchLocked(vcpu: Vcpu, fault: KvmPageFault, w: GuestWalker): Steps<nu
   const { kvm } = vcpu;
   if (kvm.host.sched.shouldYield()) yield;
   if (!kvm.mmuLock.writeFastLock()) yield* kvm.mmuLock.writeLock();
-  const r = isPageFaultStale(vcpu, fault) ? RET_PF.RETRY : yield* shadowFetch(vcpu, fault, w);
+  let r = makeMmuPagesAvailable(kvm);
+  // Only now: making room may have taken the root.
+  if (r === 0) r = isPageFaultStale(vcpu, fault) ? RET_PF.RETRY : yield* shadowFetch(vcpu, fault, w);
   yield* kvmMmuCommitZapPages(kvm);
   kvm.mmuLock.writeUnlock();
   kvmReleaseFaultPage(kvm, fault);

@@ -9,6 +9,7 @@ import { GFP } from '../../host/mm/page_alloc.ts';
 import { kvmVcpuGfnToMemslot } from '../guest_memory.ts';
 import type { Kvm, Vcpu } from '../kvm_host.ts';
 import { memslotIsVisible } from '../memslots.ts';
+import { makeMmuPagesAvailable } from './shadow_limit.ts';
 import { kvmMmuGetShadowPage } from './shadow_page.ts';
 import { mmuSyncChildren } from './shadow_sync.ts';
 import { kvmMmuCommitZapPages } from './shadow_zap.ts';
@@ -16,7 +17,7 @@ import { kvmMmuCommitZapPages } from './shadow_zap.ts';
 /** Bits 51:12 of CR3 or an EPTP. */
 const pgdGfn = (pgd: number): Gfn => (Math.floor(pgd / PAGE_SIZE) % 2 ** 40) as Gfn;
 
-/** Make the current root for the guest's CR3 or EPTP; 0 or -ENOMEM. Takes mmu_lock. */
+/** Make the current root for the guest's CR3 or EPTP; 0, -ENOMEM or -ENOSPC. Takes mmu_lock. */
 export function* mmuAllocShadowRoots(vcpu: Vcpu): Steps<number> {
   const { kvm } = vcpu;
   const { mmu } = vcpu.arch;
@@ -30,7 +31,8 @@ export function* mmuAllocShadowRoots(vcpu: Vcpu): Steps<number> {
     return 0;
   }
   if (!kvm.mmuLock.writeFastLock()) yield* kvm.mmuLock.writeLock();
-  const sp = kvmMmuGetShadowPage(kvm, vcpu, gfn, mmu.rootRole.word);
+  const short = makeMmuPagesAvailable(kvm);
+  const sp = short < 0 ? short : kvmMmuGetShadowPage(kvm, vcpu, gfn, mmu.rootRole.word);
   if (typeof sp !== 'number') {
     sp.rootCount++;
     mmu.root.hpa = sp.hpa;

@@ -2,7 +2,7 @@
 /**
  * The shadow MMU's part of struct kvm_arch: its pages by gfn and by frame, what is write-protected because of them, and
  * the reverse maps of their leaves. Mirrors mmu_page_hash, active_mmu_pages, gfn_write_track and rmap of 6.12; maps
- * stand where the kernel has arrays in each memslot. Leaves out the limit of pages and the list of large NX pages.
+ * stand where the kernel has arrays in each memslot. Leaves out the list of large NX pages.
  */
 import type { Steps } from '../../host/steps.ts';
 import { BugError } from '../../machine/errors.ts';
@@ -27,6 +27,8 @@ export class ShadowMmu {
   /** Pages that no table points at any more: to be freed when no CPU can be walking them. */
   zapped: KvmMmuPage[] = [];
   work: ShadowWork[] = [];
+  /** kvm->arch.n_max_mmu_pages. */
+  nMaxMmuPages = 64;
   /** The page of kvm_mmu_get_dummy_root(), or -1. */
   dummyRoot = -1;
   /** A translation was taken away, and CPUs may still use it. */

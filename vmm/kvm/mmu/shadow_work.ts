@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /**
  * Changes of shadow pages that plain code asks for: kvm_mmu_track_write(), kvm_mmu_invalidate_addr() and
- * kvm_mmu_unprotect_gfn_and_retry() of arch/x86/kvm/mmu/mmu.c, 6.12. The kernel takes mmu_lock where it writes; here the
- * work is queued, and done under mmu_lock before any vCPU enters the guest again (kvm_mmu_reload()).
+ * kvm_mmu_unprotect_gfn_and_retry() of arch/x86/kvm/mmu/mmu.c, 6.12.
+ * DEVIATION: the kernel takes mmu_lock where it writes; here the work is queued, and done under mmu_lock before any vCPU
+ * enters the guest again (kvm_mmu_reload()).
  */
 import { offsetInPage, PAGE_SIZE, type Gpa } from '../../../lib/x86/addr.ts';
 import type { Steps } from '../../host/steps.ts';

@@ -140,6 +140,22 @@ describe('the rights of an address', () => {
     ops.getRflags = getRflags;
   });
 
+  it('follow CR0.WP that the guest has changed by itself', () => {
+    const nested = testNested();
+    const { vcpu } = nested;
+    const tables = new Tables(nested);
+    tables.set(1, BigInt(FRAME | PTE.P));
+    setMode(vcpu, { cr3: tables.base });
+    const { inits } = vcpu.arch.rootMmu;
+    expect(errorOf(tables.translate(PFERR.WRITE))).toBe(PFERR.WRITE | PFERR.PRESENT);
+    vcpu.arch.cr0 &= ~CR0.WP;
+    expect(tables.translate(PFERR.WRITE)).toBe(FRAME + OFFSET);
+    vcpu.arch.cr0 |= CR0.WP;
+    expect(errorOf(tables.translate(PFERR.WRITE))).toBe(PFERR.WRITE | PFERR.PRESENT);
+    kvmInitMmu(vcpu);
+    expect(vcpu.arch.rootMmu.inits).toBe(inits);
+  });
+
   it('are those that all levels give', () => {
     const nested = testNested();
     const tables = new Tables(nested);

@@ -13,6 +13,7 @@ import { kvmReadCr0, kvmReadCr3, kvmReadCr4, markDirty, pair, VCPU_EXREG } from 
 import { guestHas, kvmFindCpuidEntry } from './cpuid_entry.ts';
 import { X86_FEATURE } from '../../../lib/x86/cpuid.ts';
 import { kvmLapicSetTpr } from './lapic.ts';
+import { kvmInitMmu } from '../mmu/init.ts';
 import { kvmMmuResetContext } from '../mmu/mmu.ts';
 
 const CR0_DEFINED =
@@ -49,7 +50,9 @@ export function kvmSetCr0(vcpu: Vcpu, cr0: bigint): number {
   const in64Bit = (efer & EFER.LMA) !== 0 && csIs64Bit(vcpu);
   if ((value & CR0.PG) === 0 && (in64Bit || (kvmReadCr4(vcpu) & CR4.PCIDE) !== 0)) return 1;
   vcpu.kvm.module.ops.setCr0(vcpu, value);
-  if (((old ^ value) & CR0_PAGING_BITS) !== 0) {
+  // Tables of L0 do not depend on CR0.WP; only how L0 reads the guest's own does.
+  if ((old ^ value) === CR0.WP) kvmInitMmu(vcpu);
+  else if (((old ^ value) & CR0_PAGING_BITS) !== 0) {
     if ((old & ~value & CR0.PG) !== 0) kvmMakeRequest(KVM_REQ.TLB_FLUSH_GUEST, vcpu);
     kvmMmuResetContext(vcpu);
   }
