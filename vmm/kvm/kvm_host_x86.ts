@@ -357,6 +357,9 @@ export interface KvmExitInfo {
   errorCode: number;
 }
 
+/** Instructions that L0 emulates and L1 may intercept, beyond those that always exit: enum x86_intercept. */
+export type InterceptedInsn = 'hlt' | 'pause';
+
 /** struct kvm_x86_nested_ops. */
 export interface KvmX86NestedOps {
   leaveNested(vcpu: Vcpu): void;
@@ -366,6 +369,8 @@ export interface KvmX86NestedOps {
   checkEvents(vcpu: Vcpu): number;
   hasEvents(vcpu: Vcpu, what: 'query' | 'injection'): boolean;
   tripleFault(vcpu: Vcpu): void;
+  /** L2's instruction, which L0 is about to emulate: true if L1 intercepts it, and has had its exit. */
+  checkIntercept(vcpu: Vcpu, insn: InterceptedInsn, length: number): boolean;
   getNestedStatePages(vcpu: Vcpu): MaybeSteps<boolean>;
   /** What KVM_CAP_NESTED_STATE gives. */
   readonly maxStateSize: number;

@@ -57,6 +57,7 @@ const MODELLED: readonly ParamName[] = [
   'kvm.eager_page_split',
   'kvm.flush_on_reuse',
   'kvm.ignore_msrs',
+  'kvm.force_emulation_prefix',
   'kvm_intel.eptad',
   'kvm_intel.vpid',
   'kvm_intel.unrestricted_guest',

@@ -46,6 +46,7 @@ import { kvmEmulateCpuid } from '../x86/cpuid.ts';
 import { guestHas } from '../x86/cpuid_entry.ts';
 import { kvmGetDr, kvmSetDr } from '../x86/dr.ts';
 import { kvmEmulateInstruction } from '../x86/emulate.ts';
+import { handleUd } from '../x86/handle_ud.ts';
 import { kvmPrepareEventVectoringExit } from '../x86/event_vectoring.ts';
 import { kvmInjectGp, kvmQueueDebugException, kvmQueueException, kvmQueueExceptionE } from '../x86/events.ts';
 import { kvmEmulateHaltNoskip } from '../x86/mp_state.ts';
@@ -94,10 +95,7 @@ function handleExceptionNmi(vcpu: Vcpu): number {
   const vector = info & INTR_INFO.VECTOR_MASK;
   // A host NMI has been handled by the exit itself.
   if ((info & INTR_INFO.INTR_TYPE_MASK) === INTR_TYPE.NMI_INTR) return 1;
-  if (vector === VECTOR.UD) {
-    kvmQueueException(vcpu, VECTOR.UD);
-    return 1;
-  }
+  if (vector === VECTOR.UD) return handleUd(vcpu);
   if ((toVmx(vcpu).exit.idtVectoring & INTR_INFO.VALID_MASK) !== 0) return simultaneousExceptions(vcpu, info);
   if (vector === VECTOR.DB && vcpu.arch.guestDebug === 0) {
     // INT1 is a trap for the guest, but its exit comes before the instruction.

@@ -2,7 +2,7 @@
 /**
  * L0's instruction emulator: what a guest does to memory that only L0 or userspace can answer for. Mirrors
  * x86_emulate_instruction() of arch/x86/kvm/x86.c and emulate.c, 6.12, for the integer instructions that access one
- * memory operand, and single turns of STOS, MOVS, INS and OUTS. Anything else ends in KVM_EXIT_INTERNAL_ERROR.
+ * memory operand, and single turns of STOS, MOVS, INS and OUTS, HLT and PAUSE. Anything else ends in KVM_EXIT_INTERNAL_ERROR.
  * DEVIATION: an instruction that meets a page which has to be waited for begins anew, so a device that it read before is
  * read twice, and the first part of a store that crosses pages may be repeated; KVM waits in the middle.
  */
@@ -20,7 +20,15 @@ import { DECODE, FORM, OP } from '../../machine/cpu/decode/ops.ts';
 import { SYSOP } from '../../machine/cpu/sys_insn.ts';
 import type { Vcpu } from '../kvm_host.ts';
 import { TP } from '../trace_events.ts';
-import { kvmRegisterRead, kvmRegisterWrite, kvmRipAdvance, kvmRipRead, high, low } from './cache_regs.ts';
+import {
+  kvmRegisterRead,
+  kvmRegisterWrite,
+  kvmRipAdvance,
+  kvmRipRead,
+  high,
+  low,
+  isGuestMode,
+} from './cache_regs.ts';
 import {
   decodeGuestInsn,
   immediate,
@@ -32,11 +40,12 @@ import {
   type EmulatedFault,
 } from './emulate_ctxt.ts';
 import { emulateBinary, emulateUnary } from './emulate_ops.ts';
-import { kvmInjectEmulatedException, kvmQueueException } from './events.ts';
+import { kvmInjectEmulatedException, kvmQueueException, kvmQueueExceptionE } from './events.ts';
 import { kvmSingleStep } from './skip.ts';
 import { kvmMmuUnprotectGfn } from '../mmu/shadow_work.ts';
 import { kvmInjectEmulatedPageFault } from '../mmu/invalidate_addr.ts';
 import { X86Exception } from './x86_exception.ts';
+import { kvmEmulateHaltNoskip } from './mp_state.ts';
 import { kvmStringIn, kvmStringOut } from './pio.ts';
 import { mmioExit, mmioPieces, readPiece, writePiece } from './mmio.ts';
 
@@ -91,7 +100,7 @@ function emulationFailure(vcpu: Vcpu, bytes: Uint8Array): number {
   vcpu.stat.insn_emulation_fail++;
   const { ops } = vcpu.kvm.module;
   kvmQueueException(vcpu, VECTOR.UD);
-  if (ops.getCpl(vcpu) !== 0) return 1;
+  if (isGuestMode(vcpu) || ops.getCpl(vcpu) !== 0) return 1;
   return kvmPrepareEmulationFailureExit(vcpu, bytes);
 }
 
@@ -122,10 +131,26 @@ export function kvmPrepareEmulationFailureExit(vcpu: Vcpu, bytes: Uint8Array = n
 /** Undefined: not an instruction that is emulated. */
 function emulateDecoded(vcpu: Vcpu, insn: DecodedInsn): number | undefined {
   if (insn.op === OP.STOS || insn.op === OP.MOVS || isStringIo(insn)) return emulateString(vcpu, insn);
+  if (insn.op === OP.SYS && (insn.sysop === SYSOP.HLT || insn.sysop === SYSOP.PAUSE))
+    return emulateWait(vcpu, insn);
   if (!insn.memory) return undefined;
   const linear = linearAddress(vcpu, insn);
   if (isPlainStore(insn)) return store(vcpu, insn, linear, storeValue(vcpu, insn), () => finish(vcpu, insn));
   return load(vcpu, insn, linear, insn.srcSize, (value) => execute(vcpu, insn, linear, value));
+}
+
+/** HLT and PAUSE: here only by the forced emulation prefix, or in invalid guest state. */
+function emulateWait(vcpu: Vcpu, insn: DecodedInsn): number {
+  const { ops } = vcpu.kvm.module;
+  const halt = insn.sysop === SYSOP.HLT;
+  if (halt && ops.getCpl(vcpu) !== 0) {
+    kvmQueueExceptionE(vcpu, VECTOR.GP, 0);
+    return 1;
+  }
+  if (isGuestMode(vcpu) && ops.nestedOps?.checkIntercept(vcpu, halt ? 'hlt' : 'pause', insn.length) === true)
+    return 1;
+  finish(vcpu, insn);
+  return halt ? kvmEmulateHaltNoskip(vcpu) : 1;
 }
 
 const isPlainStore = (insn: DecodedInsn): boolean =>

@@ -11,6 +11,7 @@ import { nestedEptInjectPageFault, nestedVmxWritePmlBuffer } from './ept_fault.t
 import { nestedVmxIsExceptionVmexit, vmxCheckNestedEvents, vmxHasNestedEvents } from './events.ts';
 import { nestedVmxTripleFault, vmxLeaveNested } from './exit.ts';
 import { handleVmclear, handleVmptrld, handleVmptrst, handleVmxoff, handleVmxon } from './instructions.ts';
+import { vmxCheckIntercept } from './check_intercept.ts';
 import { handleInvept, handleInvvpid } from './invalidate.ts';
 import { nestedEptGetEptp } from './mmu_context.ts';
 import { vmxGetNestedState, vmxGetNestedStatePages, vmxSetNestedState } from './state.ts';
@@ -24,6 +25,7 @@ export const vmxNestedOps: KvmX86NestedOps = {
   checkEvents: vmxCheckNestedEvents,
   hasEvents: vmxHasNestedEvents,
   tripleFault: nestedVmxTripleFault,
+  checkIntercept: vmxCheckIntercept,
   getNestedStatePages: vmxGetNestedStatePages,
   maxStateSize: KVM_NESTED_STATE_MAX_SIZE,
   getState: vmxGetNestedState,
