@@ -47,6 +47,8 @@ export function kvmMmuTrackWrite(kvm: Kvm, gpa: Gpa, bytes: number): void {
 function trackWrite(kvm: Kvm, gfn: number, offset: number, bytes: number): void {
   kvm.stat.mmu_pte_write++;
   for (const sp of gfnValidSpsWithGptes(kvm, gfn)) {
+    // It went with another page of the list.
+    if (sp.role.invalid) continue;
     if (isWriteMisaligned(offset, bytes) || isWriteFlooding(sp)) {
       kvmMmuPrepareZapPage(kvm, sp);
       kvm.stat.mmu_flooded++;
@@ -84,7 +86,7 @@ function isWriteFlooding(sp: KvmMmuPage): boolean {
 export function kvmMmuUnprotectGfn(kvm: Kvm, gfn: number): boolean {
   if (gfnValidSpsWithGptes(kvm, gfn).length === 0) return false;
   kvm.arch.shadow.work.push(() => {
-    for (const sp of gfnValidSpsWithGptes(kvm, gfn)) kvmMmuPrepareZapPage(kvm, sp);
+    for (const sp of gfnValidSpsWithGptes(kvm, gfn)) if (!sp.role.invalid) kvmMmuPrepareZapPage(kvm, sp);
   });
   return true;
 }
