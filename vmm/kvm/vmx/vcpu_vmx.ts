@@ -58,7 +58,7 @@ export function toVmx(vcpu: Vcpu): VcpuVmx {
   const { vendor } = vcpu.arch;
   // Hundreds of times per nested exit: cheaper than instanceof.
   if (vendor === null || vendor.constructor !== VcpuVmx) throw new BugError(`${vcpu.name} is no VMX vCPU`);
-  return vendor as VcpuVmx;
+  return vendor;
 }
 
 /** The pCPU that executes L0's code now; the vCPU's VMCS must be current on it. */
