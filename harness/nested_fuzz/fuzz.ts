@@ -19,13 +19,17 @@ import { RFLAGS } from '../../lib/x86/registers.ts';
 import { codeName } from '../../lib/x86/bits.ts';
 import { EXIT_REASON, VMX_EXIT_REASONS } from '../../lib/x86/vmx/exit_reasons.ts';
 import { VMXERR } from '../../lib/x86/vmx/insn_errors.ts';
+import { CPU_BASED } from '../../lib/x86/vmx/controls.ts';
+import { VMCS_GUEST } from '../../lib/x86/vmx/vmcs_guest.ts';
 import { VMCS_INFO } from '../../lib/x86/vmx/vmcs_info.ts';
 import { createEmulatedHost } from '../../vmm/emulated.ts';
+import { nestedCpuHas, nestedCpuHasVid } from '../../vmm/kvm/vmx/nested/vmcs12_controls.ts';
 import type { Vmcs12 } from '../../vmm/kvm/vmx/nested/vmcs12.ts';
 import { UnimplementedError } from '../../vmm/machine/errors.ts';
 import { FUZZ_RECORD } from './guest_code.ts';
 import { l2Code } from './l2_code.ts';
 import { mutate, type Mutation } from './mutate.ts';
+import { EntryOracle, type Verdict } from './oracle.ts';
 import { Rng } from './rng.ts';
 import { closeWorld, createWorld, pokeGpa, reported, resetWorld, vmxonState, type World } from './world.ts';
 
@@ -36,6 +40,9 @@ const MAX_EXITS = 4;
 
 /** How a case ended: a key for the statistics. */
 type Outcome = string;
+
+const REFUSED_CONTROLS = 'VMLAUNCH: VMfail ENTRY_INVALID_CONTROL_FIELD';
+const REFUSED_HOST = 'VMLAUNCH: VMfail ENTRY_INVALID_HOST_STATE_FIELD';
 
 /** Exits to userspace that a guest can cause. */
 const CLEAN_EXITS: readonly number[] = [
@@ -94,6 +101,32 @@ function judgeExit(reason: number, qualification: bigint): Outcome {
   return `failed entry: ${codeName(EXIT_REASON, basic)}`;
 }
 
+/** Checks that depend on memory: the TPR threshold on the virtual-APIC page, the link pointer on what it points to. */
+function dependsOnMemory(v: Vmcs12, of: 'controls' | 'guest'): boolean {
+  if (of === 'controls') return nestedCpuHas(v, CPU_BASED.TPR_SHADOW) && !nestedCpuHasVid(v);
+  return v.lo(VMCS_GUEST.VMCS_LINK_POINTER) !== -1 || v.hi(VMCS_GUEST.VMCS_LINK_POINTER) !== -1;
+}
+
+/** Controls that KVM leaves to the processor, which sees them after L0 checked guest state and loaded L2's MSRs. */
+const LEFT_TO_THE_PROCESSOR: readonly string[] = ['TSC multiplier is zero', 'TPR threshold: bits 31:4'];
+
+/** Why a processor could not have said this, or null. Checks on controls and host state have no order. */
+function objectionTo(outcome: Outcome, { controls, host, guest }: Verdict, v: Vmcs12): string | null {
+  if (outcome === REFUSED_CONTROLS)
+    return controls !== null || dependsOnMemory(v, 'controls') ? null : 'no control is wrong';
+  if (outcome === REFUSED_HOST) return host !== null ? null : 'host state is right';
+  const failedOnState = outcome === 'failed entry: INVALID_STATE';
+  if (!failedOnState && !outcome.startsWith('failed entry') && !outcome.startsWith('exit:')) return null;
+  const early =
+    outcome.startsWith('failed entry') && controls !== null && LEFT_TO_THE_PROCESSOR.includes(controls);
+  if (controls !== null && !early) return `controls: ${controls}`;
+  if (host !== null) return `host state: ${host}`;
+  if (failedOnState) return guest !== null || dependsOnMemory(v, 'guest') ? null : 'guest state is right';
+  // L0 loads L2's MSRs before the processor checks the guest state that KVM leaves to it.
+  if (outcome === 'failed entry: MSR_LOAD_FAIL') return null;
+  return guest === null ? null : `guest state: ${guest}`;
+}
+
 /** What the watchdog knows of the fuzzing thread. */
 interface Watched {
   done: boolean;
@@ -108,10 +141,12 @@ class Fuzzer {
   readonly #watched: Watched;
 
   readonly #rerun: string;
+  readonly #oracle: EntryOracle;
 
   constructor(world: World, watched: Watched, params: readonly string[]) {
     this.world = world;
     this.#watched = watched;
+    this.#oracle = new EntryOracle(world.nested.msrs);
     this.#rerun = params.map((param) => `--param ${param}`).join(' ');
   }
 
@@ -141,7 +176,11 @@ class Fuzzer {
     pokeGpa(world, world.vmcsGpa, m.vmcs12.bytes);
     world.vcpu.fd.setNestedState(vmxonState(world));
     if (rng.chance(10)) world.vcpu.fd.nmi();
-    return yield* this.#toTheEnd();
+    const verdict = this.#oracle.verdict(m.vmcs12);
+    const outcome = yield* this.#toTheEnd();
+    const objection = objectionTo(outcome, verdict, m.vmcs12);
+    if (objection !== null) throw new FuzzFailure(`${outcome}, but ${objection}`);
+    return outcome;
   }
 
   /** By userspace, as if the vCPU came from elsewhere. */
