@@ -24,6 +24,8 @@ import { vmFail } from './vmx_result.ts';
 import { VMX_RESULT } from './vmx_unit.ts';
 
 const TWO_32 = 0x1_0000_0000;
+/** Bit of an encoding: 64 bits or natural width. */
+const WIDE_FIELD = 0x2000;
 /** Names of L0's accessors, for messages. */
 type Access = 'VMREAD' | 'VMWRITE';
 
@@ -101,8 +103,7 @@ export function applyEffects(cpu: Cpu, base: number, at: number, effects: number
   if (effects === 0) return;
   const { i32 } = cpu.mem;
   i32[base + VMCS_WORD.STATE] = i32[base + VMCS_WORD.STATE]! & ~(effects & VMCS_STATE.BITS);
-  const epochWord = effects >>> VMCS_EPOCH_SHIFT;
-  if (epochWord !== 0) i32[base + epochWord] = epochOf(cpu, i32[at]!, i32[at + 1]!);
+  rewritten(cpu, base, at, effects);
 }
 
 /** The processor itself writes a field of the current VMCS. */
@@ -159,22 +160,29 @@ export function vmread64(cpu: Cpu, field: number): bigint {
   return (BigInt(vmreadHigh(cpu, field)) << 32n) | BigInt(lo);
 }
 
-/** A whole 64-bit field that holds no address: an address written again names the frame as it is now. */
-const isPlainWide = (field: number): boolean =>
-  (field & (0x2000 | VMCS_ACCESS_HIGH)) === 0x2000 && vmcsEffects(field) >>> VMCS_EPOCH_SHIFT === 0;
-
-/** Write lo and hi; hi is ignored by 16- and 32-bit fields. A value that is there already has no effect. */
+/** Write lo and hi; hi is ignored by 16- and 32-bit fields. A value that is there already has no effect on checks. */
 export function vmwritePair(cpu: Cpu, field: number, lo: number, hi: number): void {
   spend(cpu, COST.VMWRITE);
   const at = checkAccess(cpu, field, 'VMWRITE');
   const { i32 } = cpu.mem;
-  if (i32[at] === lo && i32[at + 1] === hi && isPlainWide(field)) return;
-  if (i32[at] === lo && (field & 0x2000) === 0) return;
+  const wide = (field & (WIDE_FIELD | VMCS_ACCESS_HIGH)) === WIDE_FIELD;
+  if (i32[at] === lo && (wide ? i32[at + 1] === hi : (field & WIDE_FIELD) === 0)) {
+    rewritten(cpu, cpu.vmx.base, at, vmcsEffects(field));
+    return;
+  }
   const full = field & ~VMCS_ACCESS_HIGH;
   if (isReadOnly(cpu, full)) {
     throw new SanitizerError(`CPU ${cpu.id}: VMWRITE of field ${hex(field)}, which is read-only`);
   }
   store(cpu, cpu.vmx.base, field, full, lo, hi);
+}
+
+/** A field was written the value that it has: an address names the frame as it is now. */
+export function rewritten(cpu: Cpu, base: number, at: number, effects: number): void {
+  const epochWord = effects >>> VMCS_EPOCH_SHIFT;
+  if (epochWord === 0) return;
+  const { i32 } = cpu.mem;
+  i32[base + epochWord] = epochOf(cpu, i32[at]!, i32[at + 1]!);
 }
 
 /** Write a 16- or 32-bit field, or a wider one whose bits 63:32 become 0. */

@@ -7,8 +7,8 @@ import { VMCS_WIDTH, vmcsFieldWidth } from '../../../lib/x86/vmx/field.ts';
 import { spend } from '../cost/ledger.ts';
 import { COST } from '../cost/points.ts';
 import type { Cpu } from '../cpu/cpu.ts';
-import { applyEffects } from './vmcs_access.ts';
-import { VMCS_EPOCH_SHIFT, vmcsEffects, vmcsWord } from './vmcs_layout.ts';
+import { applyEffects, rewritten } from './vmcs_access.ts';
+import { vmcsEffects, vmcsWord } from './vmcs_layout.ts';
 
 /** Memory that holds an image, by 16 and by 32 bits. */
 export interface FieldImage {
@@ -55,7 +55,7 @@ export class VmcsFieldList {
     }
   }
 
-  /** VMWRITE each from the image. A value that is there already has no effect, unless it is an address: see applyEffects(). */
+  /** VMWRITE each from the image. A value that is there already has no effect on checks: see rewritten(). */
   write(cpu: Cpu, { u16, i32: from }: FieldImage): void {
     const words = this.#words;
     spend(cpu, COST.VMWRITE, words.length);
@@ -69,7 +69,10 @@ export class VmcsFieldList {
       const hi = width === WIDTH.WIDE ? from[(image >> 1) + 1]! : 0;
       const effects = this.#effects[n]!;
       const same = i32[at] === lo && (width !== WIDTH.WIDE || i32[at + 1] === hi);
-      if (same && effects >>> VMCS_EPOCH_SHIFT === 0) continue;
+      if (same) {
+        rewritten(cpu, base, at, effects);
+        continue;
+      }
       i32[at] = lo;
       if (width === WIDTH.WIDE) i32[at + 1] = hi;
       applyEffects(cpu, base, at, effects);
