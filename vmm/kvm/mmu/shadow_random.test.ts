@@ -8,7 +8,10 @@ import type { Steps } from '../../host/steps.ts';
 import { KVM_MMU_ROOTS_ALL } from '../kvm_host_x86.ts';
 import { tlbOf } from '../testing/test_kvm.ts';
 import { runNested, type NestedKind, type NestedResult, type TestNested } from '../testing/test_nested.ts';
+import { kvmDestroyVm } from '../kvm_main.ts';
 import { kvmMmuFreeRoots } from './free_roots.ts';
+import { kvmGfnIsWriteTracked } from './page_track.ts';
+import { isLastSpte, isShadowPresentPte } from './spte.ts';
 
 /** What an access must become: reach an address of L1, or fault. */
 type Outcome = { gpa: number } | { misconfig: true } | { qualification: number };
@@ -218,7 +221,47 @@ function* scenario(nested: TestNested, seed: number, tables: 'proper' | 'wild'):
         expect.fail(`${text}, expected one of ${allowed.map((o) => JSON.stringify(o)).join(' ')}`);
       leave();
     }
+    if (step % 10 === 9) checkInvariants(nested);
   }
+}
+
+const scenarioAndEnd = (tables: 'proper' | 'wild', seed: number): void =>
+  runNested({}, function* (nested) {
+    yield* scenario(nested, seed, tables);
+    yield* end(nested);
+  });
+
+/** What must hold between pages, their parents, reverse maps and the protection of L1's tables. */
+function checkInvariants({ kvm }: TestNested): void {
+  const { shadow } = kvm.arch;
+  const { i32 } = kvm.host.machine.mem;
+  for (const head of shadow.rmaps.values()) {
+    for (const sptep of head) expect(isShadowPresentPte(i32[sptep]!)).toBe(true);
+  }
+  let leaves = 0;
+  for (const sp of shadow.active) {
+    expect(shadow.byGfn.get(sp.gfn)).toContain(sp);
+    for (let i = 0; i < 512; i++) {
+      const lo = i32[sp.sptep(i)]!;
+      if (isShadowPresentPte(lo) && isLastSpte(lo, sp.role.level)) leaves++;
+    }
+    for (const sptep of sp.parentPtes) {
+      expect(i32[sptep]! & ~0xfff).toBe(sp.hpa);
+      const parent = shadow.pageOf(sptep);
+      const below = sp.unsync || sp.unsyncChildren.size !== 0;
+      if (below) expect(parent.unsyncChildren.has(parent.indexOf(sptep))).toBe(true);
+    }
+    if (sp.hasGptes && sp.role.level > 1) expect(kvmGfnIsWriteTracked(kvm, sp.gfn, 0)).toBe(true);
+  }
+  expect([...shadow.rmaps.values()].reduce((sum, head) => sum + head.length, 0)).toBe(leaves);
+}
+
+/** Every page is given back. */
+function* end({ kvm }: TestNested): Steps<void> {
+  yield* kvmDestroyVm(kvm);
+  const { byFrame, byGfn, rmaps, writeTrack, zapped, indirectShadowPages } = kvm.arch.shadow;
+  expect([byFrame.size, byGfn.size, rmaps.size, writeTrack.size, zapped.length]).toEqual([0, 0, 0, 0, 0]);
+  expect(indirectShadowPages).toBe(0);
 }
 
 const describeResult = (result: NestedResult): string =>
@@ -228,10 +271,10 @@ const describeResult = (result: NestedResult): string =>
 
 describe('random EPT12', () => {
   it('translates for L2 as a walker of the test says', () => {
-    for (let seed = 1; seed <= 25; seed++) runNested({}, (nested) => scenario(nested, seed, 'proper'));
+    for (let seed = 1; seed <= 25; seed++) scenarioAndEnd('proper', seed);
   });
 
   it('whose tables are anything at all does no more than that', () => {
-    for (let seed = 1; seed <= 25; seed++) runNested({}, (nested) => scenario(nested, seed, 'wild'));
+    for (let seed = 1; seed <= 25; seed++) scenarioAndEnd('wild', seed);
   });
 });
