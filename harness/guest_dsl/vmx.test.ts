@@ -308,6 +308,22 @@ describe('EPT made by guest code', () => {
     });
   });
 
+  it('fails an assertion when its tables are used up, or a page is mapped twice', () => {
+    const runBad = (body: (g: GuestCode) => void): string => {
+      const fn = guestFn('guest_code', [], (g) => {
+        guest_tdp_init(g, mmu.addr(), tables, tables.cast(u64), 4);
+        guest_tdp_identity_map(g, mmu.addr(), RAM_BASE, 0x1000);
+        body(g);
+      });
+      const { box } = runVmx(fn);
+      return box.ucalls[0]!.buffer;
+    };
+    const mapped = runBad((g) => guest_tdp_identity_map(g, mmu.addr(), RAM_BASE, 0x1000));
+    expect(mapped).toBe('0x1000000 is mapped already');
+    const full = runBad((g) => guest_tdp_identity_map(g, mmu.addr(), RAM_BASE + 0x4000_0000, 0x1000));
+    expect(full).toMatch(/^no page is left for a table at 0x[0-9a-f]+$/);
+  });
+
   it('is not needed: without a root L2 runs without EPT', () => {
     runL1((g) => {
       setUp(g, vmcallForever);

@@ -12,7 +12,7 @@ import { type GuestGlobal, guestGlobal } from './dsl/global.ts';
 import type { Operand } from './dsl/rvalue.ts';
 import { struct } from './dsl/struct.ts';
 import { array, type IntType, ptr, s32, u64 } from './dsl/types.ts';
-import { GUEST_ASSERT } from './guest_assert.ts';
+import { __GUEST_ASSERT } from './guest_assert.ts';
 import { Page } from './vmx_pages.ts';
 
 /** A hierarchy under construction. */
@@ -36,7 +36,7 @@ export const tdp_tables_global = (symbol: string, pages: number): GuestGlobal =>
   guestGlobal(symbol, array(Page, pages));
 
 const takeTable = guestFn('tdp_take_table', [ptr(TdpMmu)], u64, (g, mmu) => {
-  GUEST_ASSERT(g, mmu.f.next.lt(mmu.f.end));
+  __GUEST_ASSERT(g, mmu.f.next.lt(mmu.f.end), 'no page is left for a table at 0x%lx', mmu.f.end);
   const table = g.let(mmu.f.next);
   g.inc(mmu.f.next, 4096);
   g.return(table);
@@ -71,7 +71,8 @@ export const guest_tdp_get_pte = guestFn(
         const made = takeTable(g, mmu);
         g.set(entry.deref(), made.or(EPTE_RWX));
       });
-      GUEST_ASSERT(g, entry.deref().and(EPTE.PS).eq(0));
+      const large = 'a large page of level %d maps 0x%lx';
+      __GUEST_ASSERT(g, entry.deref().and(EPTE.PS).eq(0), large, current, address);
       g.set(table, entry.deref().and(ADDRESS_MASK));
       g.dec(current);
     });
@@ -90,7 +91,7 @@ export const __guest_tdp_map = guestFn(
     const done = g.local(u64);
     g.forRange(done, 0, size, step, () => {
       const entry = guest_tdp_get_pte(g, mmu, nested_paddr.add(done), level);
-      GUEST_ASSERT(g, entry.deref().eq(0));
+      __GUEST_ASSERT(g, entry.deref().eq(0), '0x%lx is mapped already', nested_paddr.add(done));
       g.set(entry.deref(), paddr.add(done).or(leaf));
     });
   },
