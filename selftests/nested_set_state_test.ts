@@ -2,7 +2,7 @@
 /**
  * What KVM_SET_NESTED_STATE takes and refuses. After x86/nested_set_state_test.c of the KVM selftests, its VMX half without
  * enlightened VMCSs. Adds to upstream: a state that was taken reads back as it was set, a buffer that is too small is E2BIG,
- * and states of L2 running that cannot be entered are refused and leave what was there.
+ * a refused header changes nothing, and a state of L2 running that cannot be entered is refused and leaves the vCPU in L1.
  */
 import type { Selftest, SelftestContext } from '../harness/api.ts';
 import { guestFn, linkGuest } from '../lib/guest/index.ts';
