@@ -133,7 +133,6 @@ export function resetWorld(world: World): void {
   // The capability MSRs can be set, and the guest's memory be trusted, only outside of VMX operation.
   fd.setNestedState(emptyState());
   restoreMemory(world);
-  fd.setLapic(world.lapic);
   vcpuLoadState(world.vcpu, world.state);
   fd.setLapic(world.lapic);
 }
