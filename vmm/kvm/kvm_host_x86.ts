@@ -372,6 +372,8 @@ export interface KvmX86NestedOps {
   /** L2's instruction, which L0 is about to emulate: true if L1 intercepts it, and has had its exit. */
   checkIntercept(vcpu: Vcpu, insn: InterceptedInsn, length: number): boolean;
   getNestedStatePages(vcpu: Vcpu): MaybeSteps<boolean>;
+  /** Wait for the pages that an exit to L1 may touch, for it cannot wait itself; null: nothing to wait for. */
+  settleExitPages(vcpu: Vcpu): Steps<void> | null;
   /** What KVM_CAP_NESTED_STATE gives. */
   readonly maxStateSize: number;
   /** KVM_GET_NESTED_STATE: `size` is what the whole state needs; data that `userSize` has no room for is left out. */

@@ -43,18 +43,19 @@ export function loadedVmcsClear(vcpu: Vcpu, loaded: LoadedVmcs): void {
     spend(host.sched.cpu, COST.IPI_SEND);
     spend(cpu, COST.IPI_RECEIVE);
   }
-  if (cpu.vmx.nonRoot) vmclearBehindGuest(cpu, vmcs);
-  else if (vmclear(cpu, vmcs) !== VMX_RESULT.SUCCEED)
-    throw new BugError(`VMCLEAR of ${vcpu.name}'s VMCS failed`);
+  clearOn(cpu, vmcs);
+  // An entry with VMCS shadowing has made the shadow VMCS active, too.
+  if (loaded.shadowVmcs >= 0 && loaded.launched) clearOn(cpu, loaded.shadowVmcs);
   loaded.cpu = -1;
   loaded.launched = false;
 }
 
-/** The interrupt finds a guest running: the pCPU is in VMX root operation while it clears, then goes on. */
-function vmclearBehindGuest(cpu: Cpu, vmcs: Hpa): void {
+/** VMCLEAR on a pCPU; if it runs a guest, the interrupt brings it to VMX root operation, and it goes on afterwards. */
+function clearOn(cpu: Cpu, vmcs: Hpa): void {
+  const { nonRoot } = cpu.vmx;
   cpu.vmx.nonRoot = false;
   const result = vmclear(cpu, vmcs);
-  cpu.vmx.nonRoot = true;
+  cpu.vmx.nonRoot = nonRoot;
   if (result !== VMX_RESULT.SUCCEED) throw new BugError(`VMCLEAR on pCPU ${cpu.id} failed`);
 }
 

@@ -26,6 +26,7 @@ import { spend } from '../../machine/cost/ledger.ts';
 import { COST } from '../../machine/cost/points.ts';
 import { BLOCKING } from '../../machine/cpu/state.ts';
 import { vmread32, vmreadNum, vmwrite32 } from '../../machine/vmx/vmcs_access.ts';
+import type { Steps } from '../../host/steps.ts';
 import { INVALID_GPA, type Vcpu } from '../kvm_host.ts';
 import type { MaybeSteps } from '../kvm_host_x86.ts';
 import { KVM_REQ } from '../request_numbers.ts';
@@ -56,6 +57,7 @@ import { kvmFastPio } from '../x86/pio.ts';
 import { kvmEmulateRdmsr, kvmEmulateWrmsr } from '../x86/msr.ts';
 import { NESTED_EXIT_HANDLERS } from './nested/nested_ops.ts';
 import { nestedMarkVmcs12PagesDirty } from './nested/posted_interrupts.ts';
+import { settleExitPages } from './nested/pages.ts';
 import { nestedVmxReflectVmexit } from './nested/reflect.ts';
 import { nestedCpuHasMtf } from './nested/vmcs12_controls.ts';
 import { handleInvalidGuestState } from './invalid_guest_state.ts';
@@ -324,8 +326,20 @@ const VECTORING_EXITS: ReadonlySet<number> = new Set([
   EXIT_REASON.NOTIFY,
 ]);
 
-/** __vmx_handle_exit(). */
+/** vmx_handle_exit(): an exit that may be L1's waits for the pages that L1 wants written. */
 export function vmxHandleExit(vcpu: Vcpu): MaybeSteps<number> {
+  const settle = isGuestMode(vcpu) ? settleExitPages(vcpu, toVmx(vcpu).exit.reason & 0xffff) : null;
+  return settle === null ? handleExit(vcpu) : handleExitLater(vcpu, settle);
+}
+
+function* handleExitLater(vcpu: Vcpu, settle: Steps<void>): Steps<number> {
+  yield* settle;
+  const r = handleExit(vcpu);
+  return typeof r === 'number' ? r : yield* r;
+}
+
+/** __vmx_handle_exit(). */
+function handleExit(vcpu: Vcpu): MaybeSteps<number> {
   const vmx = toVmx(vcpu);
   const { run } = vcpu;
   const { reason } = vmx.exit;

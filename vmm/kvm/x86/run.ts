@@ -213,6 +213,9 @@ const requestsWindow = (vcpu: Vcpu): boolean =>
 function* vcpuRun(vcpu: Vcpu): Steps<number> {
   const { sched } = vcpu.kvm.host;
   for (;;) {
+    // Events may end in an exit to L1.
+    const settle = isGuestMode(vcpu) ? (vcpu.kvm.module.ops.nestedOps?.settleExitPages(vcpu) ?? null) : null;
+    if (settle !== null) yield* settle;
     const steps = isRunning(vcpu) ? vcpuEnterGuest(vcpu) : vcpuBlock(vcpu);
     const r = typeof steps === 'number' ? steps : yield* steps;
     if (r <= 0) return r;

@@ -14,6 +14,7 @@ import { handleVmclear, handleVmptrld, handleVmptrst, handleVmxoff, handleVmxon 
 import { vmxCheckIntercept } from './check_intercept.ts';
 import { handleInvept, handleInvvpid } from './invalidate.ts';
 import { nestedEptGetEptp } from './mmu_context.ts';
+import { settleExitPages } from './pages.ts';
 import { vmxGetNestedState, vmxGetNestedStatePages, vmxSetNestedState } from './state.ts';
 import { handleVmread, handleVmwrite } from './vmcs_access_insns.ts';
 import { handleVmfunc } from './vmfunc.ts';
@@ -27,6 +28,7 @@ export const vmxNestedOps: KvmX86NestedOps = {
   tripleFault: nestedVmxTripleFault,
   checkIntercept: vmxCheckIntercept,
   getNestedStatePages: vmxGetNestedStatePages,
+  settleExitPages: (vcpu) => settleExitPages(vcpu),
   maxStateSize: KVM_NESTED_STATE_MAX_SIZE,
   getState: vmxGetNestedState,
   setState: vmxSetNestedState,
