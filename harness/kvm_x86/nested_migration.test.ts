@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /**
- * L1's pages move while it runs L2: whatever the host does to the memory behind a VMCS, bitmaps, MSR areas and the shadow
- * VMCS, L1 sees every entry succeed. Expected: SDM; migration is the host's business.
+ * L1's pages and its vCPU move while it runs L2: whatever the host does to the memory behind a VMCS, bitmaps, MSR areas
+ * and the shadow VMCS, L1 sees every entry succeed. Expected: SDM; migration is the host's business.
  */
 import { describe, expect, it } from 'vitest';
-import type { Steps } from '../../lib/kvm_util/backend.ts';
+import type { Steps, Thread } from '../../lib/kvm_util/backend.ts';
+import { tdpIdentityMapDefaultMemslots, vmEnableTdp } from '../../lib/kvm_util/x86/tdp.ts';
+import type { EmulatedHost } from '../../vmm/emulated.ts';
+import type { Hva } from '../../lib/x86/addr.ts';
 import { vcpuArgsSet } from '../../lib/kvm_util/x86/processor.ts';
 import { addrGva2gpa, addrGva2hva } from '../../lib/kvm_util/x86/page_table.ts';
 import { vcpuAllocVmx } from '../../lib/kvm_util/x86/vmx.ts';
@@ -39,7 +42,7 @@ import { EXIT_REASON } from '../../lib/x86/vmx/exit_reasons.ts';
 import { VMCS_CTRL } from '../../lib/x86/vmx/vmcs_ctrl.ts';
 import { VMCS_GUEST } from '../../lib/x86/vmx/vmcs_guest.ts';
 import { VMCS_INFO } from '../../lib/x86/vmx/vmcs_info.ts';
-import { nextSync, withVm } from './small_vm.ts';
+import { nextSync, withVm, type SmallVm } from './small_vm.ts';
 
 const ROUNDS = 150;
 
@@ -82,31 +85,53 @@ const l1 = guestFn('l1', [ptr(VmxPages), u64, u64], (g, vmx, entryGpa, exitGpa) 
   GUEST_DONE(g);
 });
 
-describe('the pages of a hypervisor', () => {
-  it('may move at any time', () => {
-    const host = withVm(l1, function* ({ host: { memory, threads }, vm, vcpu }) {
+/** Run L1 while `disturb` is called again and again with the number of the call. */
+function disturbed(
+  tdp: 'EPT' | 'no EPT',
+  disturb: (small: SmallVm, runner: Thread, pages: readonly Hva[], n: number) => Steps<unknown>,
+): EmulatedHost {
+  return withVm(
+    l1,
+    function* (small) {
+      const { vm, vcpu, host } = small;
+      if (tdp === 'EPT') vmEnableTdp(vm);
       const vmx = vcpuAllocVmx(vm);
+      if (tdp === 'EPT') tdpIdentityMapDefaultMemslots(vm);
       const symbols = [entry_msrs, exit_msrs].map((page) => vm.symbols.get(page.symbol)!);
-      const gpaOf = (gva: bigint): bigint => BigInt(addrGva2gpa(vm, gva));
-      vcpuArgsSet(vcpu, vmx, ...symbols.map(gpaOf));
-      const pages = [...symbols, ...Array.from({ length: 7 }, (_, n) => vmx + BigInt(n * 4096))].map((gva) =>
-        addrGva2hva(vm, gva),
-      );
+      vcpuArgsSet(vcpu, vmx, ...symbols.map((gva) => BigInt(addrGva2gpa(vm, gva))));
+      const areas = [...symbols, ...Array.from({ length: 7 }, (_, n) => vmx + BigInt(n * 4096))];
+      const pages = areas.map((gva) => addrGva2hva(vm, gva));
       let done = false;
-      const runner = threads.spawn(
-        'vcpu',
-        function* (): Steps<void> {
-          try {
-            expect(yield* nextSync(vcpu)).toEqual([]);
-          } finally {
-            done = true;
-          }
-        },
-        { cpu: 1 },
-      );
-      for (let n = 0; !done; n++) yield* memory.migratePage(pages[n % pages.length]!);
-      yield* threads.join(runner);
-    });
+      const body = function* (): Steps<void> {
+        try {
+          expect(yield* nextSync(vcpu)).toEqual([]);
+        } finally {
+          done = true;
+        }
+      };
+      const runner = host.threads.spawn('vcpu', body, { cpu: 1 });
+      for (let n = 0; !done; n++) yield* disturb(small, runner, pages, n);
+      yield* host.threads.join(runner);
+    },
+    { nrCpus: 3 },
+  );
+}
+
+describe('while L1 runs L2', () => {
+  it.each(['no EPT', 'EPT'] as const)('its pages may move at any time: %s', (tdp) => {
+    const host = disturbed(tdp, ({ host: { memory } }, _runner, pages, n) =>
+      memory.migratePage(pages[n % pages.length]!),
+    );
     expect(host.host.sched.counters.migrations).toBeGreaterThan(ROUNDS);
+  });
+
+  it.each(['no EPT', 'EPT'] as const)('its vCPU may move at any time: %s', (tdp) => {
+    let moves = 0;
+    disturbed(tdp, function* ({ host: { threads } }, runner, _pages, n) {
+      threads.setAffinity(runner, 1 + (n % 2));
+      moves = n;
+      yield* threads.sleepNs(7_000);
+    });
+    expect(moves).toBeGreaterThan(ROUNDS / 2);
   });
 });
