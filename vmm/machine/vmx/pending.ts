@@ -112,15 +112,15 @@ export function nmiDue(cpu: Cpu): boolean {
 function interruptExit(cpu: Cpu): boolean {
   const { vmx, s, apic } = cpu;
   if (s[S.ACTIVITY]! > ACTIVITY.HLT) return false;
-  const blocked =
-    (s[S.RFLAGS_SYS]! & RFLAGS.IF) === 0 || (s[S.BLOCKING]! & (BLOCKING.STI | BLOCKING.MOV_SS)) !== 0;
+  const shadow = (s[S.BLOCKING]! & (BLOCKING.STI | BLOCKING.MOV_SS)) !== 0;
+  const blocked = shadow || (s[S.RFLAGS_SYS]! & RFLAGS.IF) === 0;
   if (!blocked && (vmx.cpuBased & CPU_BASED.INTR_WINDOW_EXITING) !== 0) {
     return vmxExit(cpu, EXIT_REASON.INTERRUPT_WINDOW) === RUN.VMEXIT;
   }
   // A virtual interrupt has the priority of the window: it is delivered before an external interrupt exits.
   if (!blocked && (vmx.pending & VMX_PENDING.VIRTUAL_INTR) !== 0) return false;
-  // RFLAGS.IF does not matter to an interrupt that exits.
-  if ((vmx.pin & PIN_BASED.EXT_INTR_MASK) === 0 || apic.highestDeliverable() < 0) return false;
+  // SDM, "Event Blocking": RFLAGS.IF does not matter to an interrupt that exits, other reasons do.
+  if (shadow || (vmx.pin & PIN_BASED.EXT_INTR_MASK) === 0 || apic.highestDeliverable() < 0) return false;
   if ((cpu.mem.i32[vmx.base + W.EXIT_CONTROLS]! & VM_EXIT.ACK_INTR_ON_EXIT) === 0) {
     return vmxExit(cpu, EXIT_REASON.EXTERNAL_INTERRUPT) === RUN.VMEXIT;
   }

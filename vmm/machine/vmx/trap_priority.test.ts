@@ -9,7 +9,7 @@ import { VECTOR } from '../../../lib/x86/exceptions.ts';
 import { DR6, RFLAGS } from '../../../lib/x86/registers.ts';
 import { CPU_BASED, PIN_BASED, SECONDARY_EXEC } from '../../../lib/x86/vmx/controls.ts';
 import { EXIT_REASON as R } from '../../../lib/x86/vmx/exit_reasons.ts';
-import { GUEST_ACTIVITY } from '../../../lib/x86/vmx/guest_state.ts';
+import { GUEST_ACTIVITY, GUEST_INTR_STATE } from '../../../lib/x86/vmx/guest_state.ts';
 import { INTR_TYPE } from '../../../lib/x86/vmx/intr_info.ts';
 import { VMCS_CTRL as C } from '../../../lib/x86/vmx/vmcs_ctrl.ts';
 import { VMCS_GUEST as G } from '../../../lib/x86/vmx/vmcs_guest.ts';
@@ -135,6 +135,22 @@ describe('after a debug trap', () => {
     box.cpu.apic.receive(APIC_DM.FIXED, 0x80, 0);
     expect(box.launch()).toBe(R.EXTERNAL_INTERRUPT);
     expect(box.read(G.RIP)).toBe(AT.HANDLER);
+  });
+});
+
+describe('an external interrupt that exits', () => {
+  // SDM, "Event Blocking": RFLAGS.IF does not control it, but it may be "blocked for other reasons". Bochs agrees on these.
+  it.each([
+    ['STI', GUEST_INTR_STATE.STI, 1],
+    ['MOV SS', GUEST_INTR_STATE.MOV_SS, 1],
+    ['nothing', 0, 0],
+  ] as const)('waits for one instruction while %s blocks', (_, blocking, instructions) => {
+    const box = guest([NOP, NOP, ...VMCALL]).write(G.RFLAGS, RFLAGS.FIXED | RFLAGS.IF);
+    box.write(G.INTERRUPTIBILITY_INFO, blocking).change(C.PIN_BASED_VM_EXEC_CONTROL, PIN_BASED.EXT_INTR_MASK);
+    box.cpu.apic.write(APIC_REG.SPIV, 0x1ff);
+    box.cpu.apic.receive(APIC_DM.FIXED, 0x80, 0);
+    expect(box.launch()).toBe(R.EXTERNAL_INTERRUPT);
+    expect([box.read(G.RIP), box.read(G.INTERRUPTIBILITY_INFO)]).toEqual([AT.CODE + instructions, 0]);
   });
 });
 
