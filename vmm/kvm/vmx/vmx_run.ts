@@ -22,6 +22,8 @@ import { vmread32, vmreadHigh, vmwrite32 } from '../../machine/vmx/vmcs_access.t
 import { VMX_RESULT } from '../../machine/vmx/vmx_unit.ts';
 import type { Vcpu } from '../kvm_host.ts';
 import { EXIT_FASTPATH, type KvmExitInfo, type MaybeSteps } from '../kvm_host_x86.ts';
+import { KVM_REQ } from '../request_numbers.ts';
+import { kvmMakeRequest } from '../requests.ts';
 import { TP } from '../trace_events.ts';
 import { kvmRipRead } from '../x86/cache_regs.ts';
 import { vmxEmulationRequired } from './guest_state_valid.ts';
@@ -129,7 +131,11 @@ function afterExit(vcpu: Vcpu, cpu: Cpu, result: number): number {
   const vmx = toVmx(vcpu);
   const { trace } = vcpu.kvm.module;
   vmx.fail = result === VMX_RESULT.FAIL_INVALID || result === VMX_RESULT.FAIL_VALID ? result : 0;
-  vmx.immediateExit = false;
+  if (vmx.immediateExit) {
+    vmx.immediateExit = false;
+    // vcpu_enter_guest(): what waited for the exit is looked at again.
+    kvmMakeRequest(KVM_REQ.EVENT, vcpu);
+  }
   saveGuestRegs(cpu, vcpu, vmx);
   if (vmx.fail !== 0) {
     vmx.exit.reason = VMX_EXIT_REASONS.FAILED_VMENTRY;

@@ -5,6 +5,8 @@
  */
 import { VMCS_GUEST } from '../../../../lib/x86/vmx/vmcs_guest.ts';
 import type { Vcpu } from '../../kvm_host.ts';
+import { KVM_REQ } from '../../request_numbers.ts';
+import { kvmMakeRequest } from '../../requests.ts';
 import { kvmReadL1Tsc } from '../../x86/tsc.ts';
 import { toVmx } from '../vcpu_vmx.ts';
 import { nestedCpuHasPreemptionTimer } from './vmcs12_controls.ts';
@@ -40,7 +42,8 @@ export function startPreemptionTimer(vcpu: Vcpu, value: number): void {
   const { nested } = toVmx(vcpu);
   const { sched } = vcpu.kvm.host;
   if (value === 0) {
-    nested.preemptionTimerExpired = true;
+    vmcs12NestedTimer(vcpu);
+    kvmMakeRequest(KVM_REQ.EVENT, vcpu);
     return;
   }
   sched.hrtimerStart(nested.preemptionTimer!, sched.now() + cyclesOf(vcpu, value * TICK));
