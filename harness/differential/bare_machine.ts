@@ -10,7 +10,8 @@ import { PROFILES } from '../../vmm/machine/cost/profiles.ts';
 import { getRip } from '../../vmm/machine/cpu/regs.ts';
 import { RUN } from '../../vmm/machine/cpu/state.ts';
 import { enterLongMode } from '../../vmm/machine/cpu/system/reset.ts';
-import { cpuRun } from '../../vmm/machine/cpu/system/run.ts';
+import type { Cpu } from '../../vmm/machine/cpu/cpu.ts';
+import { cpuRun, nextWakeup } from '../../vmm/machine/cpu/system/run.ts';
 import { RAM_BASE } from '../../vmm/machine/layout.ts';
 import { createMachine, type Machine } from '../../vmm/machine/machine.ts';
 import { LOAD_BASE, SECTOR } from './boot/boot_sector.ts';
@@ -37,6 +38,14 @@ function identityMap(machine: Machine): void {
   poke64(machine, TABLES + 0x1000 + 3 * 8, 0xc000_0083n);
   poke64(machine, GDT + 8, 0x0020_9a00_0000_0000n);
   poke64(machine, GDT + 16, 0x0000_9200_0000_0000n);
+}
+
+/** A halted CPU until its next timer; false if nothing will wake it. */
+function sleep(cpu: Cpu): boolean {
+  const wakeup = nextWakeup(cpu);
+  if (wakeup === Infinity) return false;
+  cpu.clock[0] = Math.max(cpu.clock[0]!, wakeup);
+  return true;
 }
 
 /** Run a disk's guest on the bare machine; `entry` is the address of its entry code. */
@@ -72,7 +81,7 @@ export function runBare(disk: Uint8Array, entry: number): string {
   while (said.word !== SHUTDOWN_WORD) {
     const result = cpuRun(cpu, cpu.clock[0]! + SLICE);
     // After a VM exit the CPU goes on in the guest's own root operation.
-    const goesOn = result === RUN.DEADLINE || result === RUN.VMEXIT;
+    const goesOn = result === RUN.DEADLINE || result === RUN.VMEXIT || (result === RUN.HLT && sleep(cpu));
     if (!goesOn || cpu.clock[0]! > end)
       throw new Error(
         `the machine stopped (${result}) at ${hex(getRip(cpu))}\n${textOf(said.bytes).slice(-300)}`,

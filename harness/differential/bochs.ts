@@ -2,7 +2,7 @@
 /**
  * Bochs as the second opinion: finds it, boots a disk image on it, gives the text of port 0xE9. Made for Debian's 2.7, which
  * has the debugger (so it wants commands: `c`), plug-ins (so the display is `term`, which wants a terminal: script(1)), and
- * the shutdown port 0x8900. Emulated time is not bound to the wall's, else the BIOS's waits take seconds.
+ * the shutdown port 0x8900. Emulated time is not bound to the wall's, else the BIOS's waits take seconds, and runs differ.
  */
 import { spawn, spawnSync } from 'node:child_process';
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
@@ -30,8 +30,8 @@ export function bochsInstalled(): boolean {
 
 const config = (cylinders: number): string =>
   [
-    `cpu: model=${CPU_MODEL}, count=1, ips=50000000, reset_on_triple_fault=0`,
-    'clock: sync=none',
+    `cpu: model=${CPU_MODEL}, count=1, ips=50000000, reset_on_triple_fault=0, ignore_bad_msrs=0`,
+    'clock: sync=none, time0=946684800',
     'memory: guest=64, host=64',
     `romimage: file=${BIOS}`,
     `vgaromimage: file=${VGA_BIOS}`,

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /**
- * Two texts of one program, line by line. A case that one side cannot show prints `name: absent`; such a line is skipped,
- * as is a line on which Bochs is known to be wrong, or L0 to follow KVM and not the hardware. Agreed lines are kept as
- * expected values.
+ * Two texts of one program, case by case and line by line. A case that one side cannot show prints `name: absent`; then none of
+ * its lines is compared. Nor is a line on which Bochs is known to be wrong, or L0 to follow KVM and not the hardware. Agreed
+ * lines are kept as expected values.
  */
 import { bochsFaultOf } from './bochs_faults.ts';
 import { kvmFactOf } from './kvm_facts.ts';
@@ -18,64 +18,102 @@ export interface ComparedLine {
   readonly there: string;
 }
 
-/** Stands in a file of expected lines for a line without an expectation. */
-export const NO_EXPECTATION = '~';
-/** What a text that ends early has instead of a line. */
-const MISSING = '(no line)';
-
-const ABSENT = /: absent$/;
-
-/** The lines of a text; the last one ends with a line feed. */
-export function linesOf(text: string): readonly string[] {
-  return text.replace(/\n$/, '').split('\n');
-}
-
 /** Whose text it is. */
 export interface TextOf {
   readonly program: string;
   readonly side: Side;
 }
 
+/** Stands in a file of expected lines for a line without an expectation; the name of its case follows. */
+export const NO_EXPECTATION = '~';
+/** What a text that ends early has instead of a line. */
+const MISSING = '(no line)';
+
+const ABSENT = /: absent$/;
+/** The name before the colon, without the number of a resumption. */
+const NAME = /^~?([^\s:]+?)(\.\d+)?:/;
+
+/** The lines of a text; the last one ends with a line feed. */
+export function linesOf(text: string): readonly string[] {
+  return text.replace(/\n$/, '').split('\n');
+}
+
+/** The lines of each case: what is indented or bears the number of a resumption belongs to the case before it. */
+function casesOf(text: string): readonly (readonly string[])[] {
+  const cases: string[][] = [];
+  let name = '';
+  for (const line of linesOf(text)) {
+    const [, own, again] = NAME.exec(line) ?? [];
+    const goesOn = line.startsWith('  ') || (again !== undefined && own === name);
+    if (goesOn && cases.length > 0) cases.at(-1)!.push(line);
+    else {
+      cases.push([line]);
+      name = own ?? '';
+    }
+  }
+  return cases;
+}
+
+const isAbsent = (lines: readonly string[] | undefined): boolean => ABSENT.test(lines?.[0] ?? '');
+
 /** Why a line is not compared, or undefined. */
 const listedReason = ({ program, side }: TextOf, here: string): string | undefined =>
   bochsFaultOf(program, here) ?? (side === 'L0' ? kvmFactOf(program, here) : undefined);
 
-function verdictOf(of: TextOf, here: string, there: string): LineVerdict {
-  if (ABSENT.test(here) || ABSENT.test(there)) return 'skipped';
-  if (listedReason(of, here) !== undefined) return 'listed';
-  return here === there ? 'equal' : 'differs';
+type Pair = Pick<ComparedLine, 'verdict' | 'here' | 'there'>;
+
+/** One case on both sides; if either lacks it, as many lines as there are on the other side. */
+function compareCase(of: TextOf, mine: readonly string[] = [], theirs: readonly string[] = []): Pair[] {
+  if (isAbsent(theirs)) return [{ verdict: 'skipped', here: mine[0] ?? MISSING, there: theirs[0]! }];
+  if (isAbsent(mine)) return theirs.map((there) => ({ verdict: 'skipped', here: mine[0]!, there }));
+  return Array.from({ length: Math.max(mine.length, theirs.length) }, (_, n) => {
+    const [here, there] = [mine[n] ?? MISSING, theirs[n] ?? MISSING];
+    const listed = listedReason(of, here) !== undefined;
+    return { verdict: listed ? 'listed' : here === there ? 'equal' : 'differs', here, there };
+  });
 }
 
 /** Every line of both texts with what becomes of it. */
 export function compareTexts(of: TextOf, here: string, there: string): readonly ComparedLine[] {
-  const [mine, theirs] = [linesOf(here), linesOf(there)];
-  return Array.from({ length: Math.max(mine.length, theirs.length) }, (_, n) => {
-    const pair = { here: mine[n] ?? MISSING, there: theirs[n] ?? MISSING };
-    return { number: n + 1, verdict: verdictOf(of, pair.here, pair.there), ...pair };
-  });
+  const [mine, theirs] = [casesOf(here), casesOf(there)];
+  const lines: ComparedLine[] = [];
+  for (let n = 0; n < Math.max(mine.length, theirs.length); n++) {
+    for (const pair of compareCase(of, mine[n], theirs[n])) lines.push({ number: lines.length + 1, ...pair });
+  }
+  return lines;
 }
 
-/** The text of a file of expected lines: those on which some side agrees with Bochs, and none differs. */
+/** What stands for a line without an expectation. */
+function placeholder(line: string): string {
+  if (line.startsWith('  ')) return `  ${NO_EXPECTATION}`;
+  const [head] = NAME.exec(line) ?? [''];
+  return `${NO_EXPECTATION}${head}`;
+}
+
+const isPlaceholder = (line: string): boolean => line.trimStart().startsWith(NO_EXPECTATION);
+
+/** The text of a file of expected lines: Bochs's, where some side agrees and none differs. All sides are compared with it. */
 export function expectedText(sides: readonly (readonly ComparedLine[])[]): string {
-  const texts = sides[0]!.map((_, n) => {
-    const same = sides.map((lines) => lines[n]!);
-    const agreed = same.find(({ verdict }) => verdict === 'equal');
-    return agreed !== undefined && same.every(({ verdict }) => verdict !== 'differs')
-      ? agreed.there
-      : NO_EXPECTATION;
+  const texts = sides[0]!.map(({ there }, n) => {
+    const verdicts = sides.map((lines) => lines[n]!.verdict);
+    const agreed = verdicts.includes('equal') && !verdicts.includes('differs');
+    return agreed || ABSENT.test(there) ? there : placeholder(there);
   });
   return `${texts.join('\n')}\n`;
 }
 
-/** Where our text is not what the kept lines say: `line n: expected ..., got ...`. What a side cannot show is not wrong. */
+/** Where our text is not what the kept lines say: `expected ..., got ...`. What a side cannot show is not wrong. */
 export function checkExpected(of: TextOf, expected: string, here: string): readonly string[] {
-  const [kept, mine] = [linesOf(expected), linesOf(here)];
+  const [kept, mine] = [casesOf(expected), casesOf(here)];
   const wrong: string[] = [];
   for (let n = 0; n < Math.max(kept.length, mine.length); n++) {
-    const [want, got] = [kept[n] ?? MISSING, mine[n] ?? MISSING];
-    const free =
-      (want === NO_EXPECTATION && got !== MISSING) || ABSENT.test(got) || listedReason(of, got) !== undefined;
-    if (want !== got && !free) wrong.push(`line ${n + 1}: expected '${want}', got '${got}'`);
+    const [wants = [], gots = []] = [kept[n], mine[n]];
+    if (isAbsent(wants) || isAbsent(gots)) continue;
+    for (let i = 0; i < Math.max(wants.length, gots.length); i++) {
+      const [want, got] = [wants[i] ?? MISSING, gots[i] ?? MISSING];
+      const free = (isPlaceholder(want) && got !== MISSING) || listedReason(of, got) !== undefined;
+      if (want !== got && !free) wrong.push(`expected '${want}', got '${got}'`);
+    }
   }
   return wrong;
 }

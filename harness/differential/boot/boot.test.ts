@@ -29,7 +29,7 @@ describe('the boot sector', () => {
   });
 
   it('goes from real mode to 64-bit mode', () => {
-    const text = disassemble(sector, 16, 0x7c00, 43).join('\n');
+    const text = disassemble(sector, 16, 0x7c00, 47).join('\n');
     expect(text).toMatch(/^cli\ncld\nxor ax,ax\nmov ds,ax/);
     const order = [
       'out 0A1h,al',

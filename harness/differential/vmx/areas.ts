@@ -33,6 +33,7 @@ import { __tdpMap, tdpGetPte } from '../../../lib/kvm_util/x86/tdp.ts';
 import { PG_LEVEL } from '../../../lib/x86/paging.ts';
 import { VMX_EPT_EXTENT } from '../../../lib/x86/vmx/capability_msrs.ts';
 import { e9_printf } from '../e9.ts';
+import { APIC_PAGE } from './l2_idt.ts';
 import { LOAD_BASE } from '../boot/boot_sector.ts';
 
 const PAGES = [
@@ -103,8 +104,6 @@ export const resetEpt = guestFn('vx_reset_ept', [], (g) => {
 /** The value that an entry of ENTRIES stands for: an address. */
 export const entryGpa = (name: EntryName): Place<IntType> =>
   vx_areas.at(PAGES.length + ENTRIES.indexOf(name));
-
-const APIC_PAGE = 0xfee0_0000;
 
 /** Pages of guest memory that all this takes. */
 export const AREA_PAGES = 128;

@@ -39,7 +39,7 @@ import { VMCS_CTRL } from '../../../lib/x86/vmx/vmcs_ctrl.ts';
 import { VMCS_GUEST } from '../../../lib/x86/vmx/vmcs_guest.ts';
 import { e9_puts, e9_shutdown } from '../e9.ts';
 import { entryGpa, flushEpt, pageVa, resetEpt } from './areas.ts';
-import { L2_STACK_TOP, l2_vectors } from './l2_idt.ts';
+import { l1_interrupt, L2_STACK_TOP, l2_vectors } from './l2_idt.ts';
 import { vx_line, vx_report, vx_show } from './report.ts';
 
 /** Bits of the five control fields. */
@@ -248,4 +248,4 @@ export function vmxMain(rows: readonly VmxCase[], more?: (g: GuestCode, vmx: Exp
 }
 
 /** What the host half wants by symbol. */
-export const VMX_ROOTS = [l2_vectors] as const;
+export const VMX_ROOTS = [l2_vectors, l1_interrupt] as const;

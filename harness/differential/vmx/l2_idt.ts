@@ -4,12 +4,16 @@
  * frame that it has left on L2's stack.
  */
 import { lab, R } from '../../../lib/asm/operands.ts';
-import { guestAsm, NUM_INTERRUPTS } from '../../../lib/guest/index.ts';
+import { at, ExRegs, guestAsm, guestFn, NUM_INTERRUPTS, ptr, u32 } from '../../../lib/guest/index.ts';
 import { symbolAddress } from '../../../lib/kvm_util/guest_global.ts';
 import type { KvmVm } from '../../../lib/kvm_util/kvm_util.ts';
 import { readGuest, writeGuest } from '../../../lib/kvm_util/x86/page_table.ts';
 import { KERNEL_CS } from '../../../lib/kvm_util/x86/processor.ts';
+import { APIC_REG } from '../../../lib/x86/apic.ts';
 import { encodeGate64, SYS_TYPE } from '../../../lib/x86/segments.ts';
+
+/** The local APIC, mapped at its physical address. */
+export const APIC_PAGE = 0xfee0_0000;
 
 /** Offset of L2's first stack pointer in its stack page: 16-byte aligned, with room above. */
 export const L2_STACK_TOP = 0xf00;
@@ -31,6 +35,14 @@ export const l2_vectors = guestAsm('l2_vectors', (a) => {
     a.emit('mov', R.eax, vector);
     a.emit('jmp', lab(a.ref(l2_event)));
   }
+});
+
+/** The vector of the interrupts that L1 sends itself. */
+export const L1_VECTOR = 0x61;
+
+/** L1's handler of them. */
+export const l1_interrupt = guestFn('l1_interrupt', [ptr(ExRegs)], (g) => {
+  g.set(at(u32, APIC_PAGE + APIC_REG.EOI), 0);
 });
 
 /** Fill the page at `idt` with gates to the stubs. */
