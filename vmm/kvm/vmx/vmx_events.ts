@@ -156,6 +156,11 @@ export function vmxSetInterruptShadow(vcpu: Vcpu, mask: number): void {
 /** vmx_interrupt_blocked(): what makes L2 exit is not blocked by L2's own flags. */
 export function vmxInterruptBlocked(vcpu: Vcpu): boolean {
   if (isGuestMode(vcpu) && nestedExitOnIntr(toVmx(vcpu).nested.cachedVmcs12)) return false;
+  return interruptsMasked(vcpu);
+}
+
+/** __vmx_interrupt_blocked(): by the flags of whoever is active. */
+export function interruptsMasked(vcpu: Vcpu): boolean {
   const cpu = vmxCpu(vcpu);
   if ((vmread32(cpu, VMCS_GUEST.RFLAGS) & RFLAGS.IF) === 0) return true;
   return (vmread32(cpu, VMCS_GUEST.INTERRUPTIBILITY_INFO) & (BLOCKING.STI | BLOCKING.MOV_SS)) !== 0;

@@ -79,9 +79,15 @@ function multipleException(vcpu: Vcpu, vector: number, errorCode: number | undef
   const twice =
     (first === EXCPT.CONTRIBUTORY && second === EXCPT.CONTRIBUTORY) ||
     (first === EXCPT.PF && second !== EXCPT.BENIGN);
-  if (twice) setPending(vcpu, VECTOR.DF, 0);
-  // Else the second replaces the first, which happens again when the instruction is restarted.
-  else setPending(vcpu, vector, errorCode);
+  if (!twice) {
+    // The second replaces the first, which happens again when the instruction is restarted.
+    setPending(vcpu, vector, errorCode);
+    return;
+  }
+  // L1 may intercept the double fault of L2, and has not intercepted what led to it.
+  ex.pending = false;
+  ex.injected = false;
+  multipleException(vcpu, VECTOR.DF, 0);
 }
 
 function setPayload(ex: KvmQueuedException, lo: number, hi: number): void {

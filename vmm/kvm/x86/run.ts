@@ -52,7 +52,8 @@ export function kvmVcpuHasEvents(vcpu: Vcpu): boolean {
   const { ops } = vcpu.kvm.module;
   if (kvmIsExceptionPending(vcpu) || kvmTestRequest(KVM_REQ.NMI, vcpu)) return true;
   if (arch.nmiPending !== 0 && ops.nmiAllowed(vcpu, 'query') > 0) return true;
-  if (kvmApicHasPendingInitOrSipi(vcpu)) return true;
+  // In VMX root operation they wait, and end no halt.
+  if (kvmApicHasPendingInitOrSipi(vcpu) && !ops.apicInitSignalBlocked(vcpu)) return true;
   if (kvmCpuHasInjectableIntr(vcpu) && ops.interruptAllowed(vcpu, 'query') > 0) return true;
   return isGuestMode(vcpu) && ops.nestedOps?.hasEvents(vcpu, 'query') === true;
 }

@@ -21,7 +21,13 @@ import { kvmEventNeedsReinjection } from '../../x86/events.ts';
 import { lapicInKernel, vcpuApic } from '../../x86/lapic.ts';
 import { KVM_APIC, pendingApicEvents } from '../../x86/mp_state.ts';
 import { toVmx, vmxCpu } from '../vcpu_vmx.ts';
-import { vmxGetNmiMask, vmxInterruptBlocked, vmxNmiBlocked, vmxSetNmiMask } from '../vmx_events.ts';
+import {
+  interruptsMasked,
+  vmxGetNmiMask,
+  vmxInterruptBlocked,
+  vmxNmiBlocked,
+  vmxSetNmiMask,
+} from '../vmx_events.ts';
 import { nestedVmxVmexitSimple } from './exit.ts';
 import { completeNestedPostedInterrupt, virtualInterruptPending } from './posted_interrupts.ts';
 import { nestedVmxPreemptionTimerPending } from './preemption_timer.ts';
@@ -206,5 +212,5 @@ function firstVerdict(looks: readonly (() => Verdict)[]): Verdict {
 export function vmxHasNestedEvents(vcpu: Vcpu, what: 'query' | 'injection'): boolean {
   const { nested } = toVmx(vcpu);
   if (nestedVmxPreemptionTimerPending(vcpu) || nested.mtfPending) return true;
-  return what === 'query' && !vmxInterruptBlocked(vcpu) && virtualInterruptPending(vcpu, nested);
+  return what === 'query' && !interruptsMasked(vcpu) && virtualInterruptPending(vcpu, nested);
 }

@@ -17,10 +17,11 @@ import { vmread32, vmread64, vmreadNum } from '../../../machine/vmx/vmcs_access.
 import type { Vcpu } from '../../kvm_host.ts';
 import { kvmMmuResetContext } from '../../mmu/mmu.ts';
 import { KVM_REQ } from '../../request_numbers.ts';
-import { kvmClearRequest } from '../../requests.ts';
+import { kvmClearRequest, kvmMakeRequest } from '../../requests.ts';
 import { TP } from '../../trace_events.ts';
 import { isGuestMode, leaveGuestMode, markAvail, VCPU_EXREG } from '../../x86/cache_regs.ts';
 import { kvmSetDr7 } from '../../x86/dr.ts';
+import { kvmCpuHasInjectableIntr } from '../../x86/lapic.ts';
 import { kvmServiceLocalTlbFlushRequests } from '../../x86/tlb_requests.ts';
 import { exitReasonText } from '../exit_reason_text.ts';
 import { toVmx, vmxCpu } from '../vcpu_vmx.ts';
@@ -34,7 +35,7 @@ import { restoreHostMsrs } from './msr_switch.ts';
 import { cancelPreemptionTimer } from './preemption_timer.ts';
 import { nestedFlushCachedShadowVmcs12 } from './shadow_vmcs12.ts';
 import { prepareVmcs12, syncVmcs02ToVmcs12, type NestedExit } from './sync_vmcs12.ts';
-import { loadL1Tsc } from './tsc.ts';
+import { loadL1Tsc, selectL1Tsc } from './tsc.ts';
 import type { Vmcs12 } from './vmcs12.ts';
 import { nestedCpuHasPreemptionTimer, nestedEntryHas } from './vmcs12_controls.ts';
 import { freeNested, releasePages } from './vmx_operation.ts';
@@ -52,6 +53,7 @@ export function nestedVmxVmexit(vcpu: Vcpu, exit: NestedExit | null): void {
   // "Current" in these requests means L2's context.
   kvmServiceLocalTlbFlushRequests(vcpu);
   leaveGuestMode(vcpu);
+  selectL1Tsc(vcpu);
   if (nestedCpuHasPreemptionTimer(vmcs12)) cancelPreemptionTimer(vcpu);
   if (vmx.fail === 0) {
     syncVmcs02ToVmcs12(vcpu);
@@ -76,6 +78,15 @@ export function nestedVmxVmexit(vcpu: Vcpu, exit: NestedExit | null): void {
   }
   if (exit !== null) traceInject(vcpu, vmcs12);
   loadVmcs12HostState(vcpu);
+  reconsiderEvents(vcpu);
+}
+
+/**
+ * An interrupt or NMI that came while L2 was active, and that L2 blocked, waits for a window of vmcs02's, which L1 never
+ * opens: it must be injected, or ask for a window of vmcs01's.
+ */
+function reconsiderEvents(vcpu: Vcpu): void {
+  if (kvmCpuHasInjectableIntr(vcpu) || vcpu.arch.nmiPending !== 0) kvmMakeRequest(KVM_REQ.EVENT, vcpu);
 }
 
 function traceInject(vcpu: Vcpu, vmcs12: Vmcs12): void {

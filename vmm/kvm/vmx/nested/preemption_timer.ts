@@ -6,7 +6,7 @@
 import { VMCS_GUEST } from '../../../../lib/x86/vmx/vmcs_guest.ts';
 import type { Vcpu } from '../../kvm_host.ts';
 import { KVM_REQ } from '../../request_numbers.ts';
-import { kvmMakeRequest } from '../../requests.ts';
+import { kvmMakeRequest, kvmVcpuKick } from '../../requests.ts';
 import { kvmReadL1Tsc } from '../../x86/tsc.ts';
 import { toVmx } from '../vcpu_vmx.ts';
 import { nestedCpuHasPreemptionTimer } from './vmcs12_controls.ts';
@@ -15,9 +15,11 @@ import { nestedCpuHasPreemptionTimer } from './vmcs12_controls.ts';
 export const EMULATED_PREEMPTION_TIMER_RATE = 5;
 const TICK = 2 ** EMULATED_PREEMPTION_TIMER_RATE;
 
-/** vmx_preemption_timer_fn(): what the host timer does before it kicks the vCPU. */
+/** vmx_preemption_timer_fn(). */
 export function vmcs12NestedTimer(vcpu: Vcpu): void {
   toVmx(vcpu).nested.preemptionTimerExpired = true;
+  kvmMakeRequest(KVM_REQ.EVENT, vcpu);
+  kvmVcpuKick(vcpu);
 }
 
 /** Host cycles in `ticks` of L1's TSC. */
@@ -37,22 +39,21 @@ export function calcPreemptionTimerValue(vcpu: Vcpu): number {
   return Number(BigInt.asUintN(64, nested.preemptionTimerDeadline - scaled));
 }
 
-/** vmx_start_preemption_timer(): a value of zero has expired already. */
+/** vmx_start_preemption_timer(): a value of zero has expired already, and no instruction of L2 comes before its exit. */
 export function startPreemptionTimer(vcpu: Vcpu, value: number): void {
   const { nested } = toVmx(vcpu);
   const { sched } = vcpu.kvm.host;
   if (value === 0) {
     vmcs12NestedTimer(vcpu);
-    kvmMakeRequest(KVM_REQ.EVENT, vcpu);
     return;
   }
   sched.hrtimerStart(nested.preemptionTimer!, sched.now() + cyclesOf(vcpu, value * TICK));
 }
 
-/** vmx_get_preemption_timer_value(): what is left, in the timer's units. */
+/** vmx_get_preemption_timer_value(): what is left, in the timer's units; the exit has cancelled the timer by then. */
 export function preemptionTimerValue(vcpu: Vcpu): number {
-  const timer = toVmx(vcpu).nested.preemptionTimer;
-  if (timer === null || !timer.armed) return 0;
+  const { preemptionTimer: timer, preemptionTimerExpired } = toVmx(vcpu).nested;
+  if (timer === null || preemptionTimerExpired || timer.at === Infinity) return 0;
   const remaining = timer.at - vcpu.kvm.host.sched.now();
   if (remaining <= 0) return 0;
   return Math.floor((remaining * vcpu.arch.virtualTscKhz) / vcpu.kvm.module.caps.tscKhz / TICK);

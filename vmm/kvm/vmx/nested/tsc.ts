@@ -23,10 +23,15 @@ export function loadL2Tsc(vcpu: Vcpu): void {
   write(vcpu);
 }
 
-/** L1's TSC; vmcs01 is loaded. */
-export function loadL1Tsc(vcpu: Vcpu): void {
+/** L1's TSC for whoever reads it now, as the MSR-store area does, with vmcs02 still loaded. */
+export function selectL1Tsc(vcpu: Vcpu): void {
   const { arch } = vcpu;
   arch.tscOffset = arch.l1TscOffset;
   arch.tscScalingRatio = arch.l1TscScalingRatio;
+}
+
+/** L1's TSC; vmcs01 is loaded. */
+export function loadL1Tsc(vcpu: Vcpu): void {
+  selectL1Tsc(vcpu);
   write(vcpu);
 }

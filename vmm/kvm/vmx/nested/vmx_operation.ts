@@ -14,7 +14,7 @@ import type { Vcpu } from '../../kvm_host.ts';
 import { KVM_MMU_ROOTS_ALL } from '../../kvm_host_x86.ts';
 import { kvmMmuFreeRoots } from '../../mmu/free_roots.ts';
 import { KVM_REQ } from '../../request_numbers.ts';
-import { kvmClearRequest, kvmMakeRequest, kvmVcpuKick } from '../../requests.ts';
+import { kvmClearRequest } from '../../requests.ts';
 import { kvmVcpuWriteGuest } from '../../x86/guest_access.ts';
 import { toVmx } from '../vcpu_vmx.ts';
 import { allocLoadedVmcs, freeLoadedVmcs } from '../vmcs_load.ts';
@@ -37,11 +37,7 @@ export function enterVmxOperation(vcpu: Vcpu): number {
   nested.vmcs02 = vmcs02;
   nested.cachedVmcs12.bytes.fill(0);
   nested.cachedShadowVmcs12.bytes.fill(0);
-  nested.preemptionTimer = new HrTimer(`${vcpu.name} nested preemption timer`, () => {
-    vmcs12NestedTimer(vcpu);
-    kvmMakeRequest(KVM_REQ.EVENT, vcpu);
-    kvmVcpuKick(vcpu);
-  });
+  nested.preemptionTimer = new HrTimer(`${vcpu.name} nested preemption timer`, () => vmcs12NestedTimer(vcpu));
   nested.vpid02 = vmx.vpid === 0 ? 0 : vmx.module.vpids.allocate();
   nested.lastVpid = 0;
   nested.vmcs02Initialized = false;
@@ -61,6 +57,8 @@ export function freeNested(vcpu: Vcpu): void {
   nested.vpid02 = 0;
   nested.postedIntrNv = -1;
   nested.currentVmptr = INVALID_VMPTR;
+  // What vmcs02 held goes with it: it must not come into a VMCS that is made current later.
+  nested.needSyncVmcs02ToVmcs12Rare = false;
   if (vmx.vmcs01.shadowVmcs >= 0) {
     vmxDisableShadowVmcs(vcpu);
     freeShadowVmcs(vcpu);
