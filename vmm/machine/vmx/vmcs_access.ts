@@ -165,16 +165,24 @@ export function vmwritePair(cpu: Cpu, field: number, lo: number, hi: number): vo
   spend(cpu, COST.VMWRITE);
   const at = checkAccess(cpu, field, 'VMWRITE');
   const { i32 } = cpu.mem;
+  const { base } = cpu.vmx;
+  const effects = vmcsEffects(field);
   const wide = (field & (WIDE_FIELD | VMCS_ACCESS_HIGH)) === WIDE_FIELD;
   if (i32[at] === lo && (wide ? i32[at + 1] === hi : (field & WIDE_FIELD) === 0)) {
-    rewritten(cpu, cpu.vmx.base, at, vmcsEffects(field));
+    if (effects !== 0) rewritten(cpu, base, at, effects);
     return;
   }
   const full = field & ~VMCS_ACCESS_HIGH;
   if (isReadOnly(cpu, full)) {
     throw new SanitizerError(`CPU ${cpu.id}: VMWRITE of field ${hex(field)}, which is read-only`);
   }
-  store(cpu, cpu.vmx.base, field, full, lo, hi);
+  if (!wide) {
+    store(cpu, base, field, full, lo, hi);
+    return;
+  }
+  i32[at] = lo;
+  i32[at + 1] = hi;
+  if (effects !== 0) applyEffects(cpu, base, at, effects);
 }
 
 /** A field was written the value that it has: an address names the frame as it is now. */
