@@ -4,7 +4,13 @@
  * arch/x86/kvm/vmx/nested.c, 6.12. Each function is 0 or -EINVAL. What 6.12 leaves to the processor (the TPR threshold,
  * CR3-target values and so on) is not here: it meets the copy in vmcs02 at the entry.
  */
-import { CPU_BASED, SECONDARY_EXEC, VMX_EPTP } from '../../../../lib/x86/vmx/controls.ts';
+import {
+  CPU_BASED,
+  PIN_BASED,
+  SECONDARY_EXEC,
+  VMX_EPTP,
+  VMX_VMFUNC,
+} from '../../../../lib/x86/vmx/controls.ts';
 import { VMX_EPT_CAP } from '../../../../lib/x86/vmx/capability_msrs.ts';
 import { VMCS_CTRL as C } from '../../../../lib/x86/vmx/vmcs_ctrl.ts';
 import type { Vcpu } from '../../kvm_host.ts';
@@ -19,136 +25,90 @@ import {
 } from './check_util.ts';
 import {
   nestedCpuHas,
-  nestedCpuHas2,
-  nestedCpuHasApicRegVirt,
-  nestedCpuHasEpt,
-  nestedCpuHasEptpSwitching,
-  nestedCpuHasNmiExiting,
-  nestedCpuHasPml,
-  nestedCpuHasPostedIntr,
-  nestedCpuHasPreemptionTimer,
   nestedCpuHasSavePreemptionTimer,
-  nestedCpuHasShadowVmcs,
-  nestedCpuHasUnrestrictedGuest,
-  nestedCpuHasVid,
-  nestedCpuHasVirtApicAccesses,
-  nestedCpuHasVirtX2apicMode,
-  nestedCpuHasVirtualNmis,
-  nestedCpuHasVmfunc,
-  nestedCpuHasVpid,
   nestedCpuVmxMiscCr3Count,
   nestedExitIntrAckSet,
-  nestedExitOnIntr,
 } from './vmcs12_controls.ts';
 import type { Vmcs12 } from './vmcs12.ts';
 
-/** nested_vmx_check_io_bitmap_controls(). */
-function checkIoBitmaps(vcpu: Vcpu, vmcs12: Vmcs12): number {
-  if (!nestedCpuHas(vmcs12, CPU_BASED.USE_IO_BITMAPS)) return 0;
-  return cc(vcpu, !pageAddressValid(vcpu, vmcs12, C.IO_BITMAP_A), 'I/O bitmap A: page address') ||
-    cc(vcpu, !pageAddressValid(vcpu, vmcs12, C.IO_BITMAP_B), 'I/O bitmap B: page address')
-    ? CHECK_FAILED
-    : 0;
-}
+const E = SECONDARY_EXEC;
+const APICV = E.VIRTUALIZE_X2APIC_MODE | E.APIC_REGISTER_VIRT | E.VIRTUAL_INTR_DELIVERY;
 
-/** nested_vmx_check_msr_bitmap_controls(). */
-function checkMsrBitmap(vcpu: Vcpu, vmcs12: Vmcs12): number {
-  if (!nestedCpuHas(vmcs12, CPU_BASED.USE_MSR_BITMAPS)) return 0;
-  return cc(vcpu, !pageAddressValid(vcpu, vmcs12, C.MSR_BITMAP), 'MSR bitmap: page address')
-    ? CHECK_FAILED
-    : 0;
-}
+// The functions below are called where their controls are in use; true is a rule that is broken. `pin`, `cpu` and `second`
+// are the control words in force: an entry makes all these checks, so they are read once.
 
-/** nested_vmx_check_tpr_shadow_controls(). */
-function checkTprShadow(vcpu: Vcpu, vmcs12: Vmcs12): number {
-  if (!nestedCpuHas(vmcs12, CPU_BASED.TPR_SHADOW)) return 0;
-  const bad = !pageAddressValid(vcpu, vmcs12, C.VIRTUAL_APIC_PAGE_ADDR);
-  return cc(vcpu, bad, 'virtual-APIC page: page address') ? CHECK_FAILED : 0;
-}
+const badPage = (vcpu: Vcpu, v: Vmcs12, field: number, rule: string): boolean =>
+  cc(vcpu, !pageAddressValid(vcpu, v, field), rule);
 
-/** nested_vmx_check_apic_access_controls(). */
-function checkApicAccess(vcpu: Vcpu, vmcs12: Vmcs12): number {
-  if (!nestedCpuHasVirtApicAccesses(vmcs12)) return 0;
-  const bad = !pageAddressValid(vcpu, vmcs12, C.APIC_ACCESS_ADDR);
-  return cc(vcpu, bad, 'APIC-access page: page address') ? CHECK_FAILED : 0;
-}
+/** nested_vmx_check_io_bitmap_controls() and nested_vmx_check_msr_bitmap_controls(). */
+const badBitmaps = (vcpu: Vcpu, v: Vmcs12, cpu: number): boolean =>
+  ((cpu & CPU_BASED.USE_IO_BITMAPS) !== 0 &&
+    (badPage(vcpu, v, C.IO_BITMAP_A, 'I/O bitmap A: page address') ||
+      badPage(vcpu, v, C.IO_BITMAP_B, 'I/O bitmap B: page address'))) ||
+  ((cpu & CPU_BASED.USE_MSR_BITMAPS) !== 0 && badPage(vcpu, v, C.MSR_BITMAP, 'MSR bitmap: page address'));
+
+/** nested_vmx_check_tpr_shadow_controls() and nested_vmx_check_apic_access_controls(). */
+const badApicPages = (vcpu: Vcpu, v: Vmcs12, cpu: number, second: number): boolean =>
+  ((cpu & CPU_BASED.TPR_SHADOW) !== 0 &&
+    badPage(vcpu, v, C.VIRTUAL_APIC_PAGE_ADDR, 'virtual-APIC page: page address')) ||
+  ((second & E.VIRTUALIZE_APIC_ACCESSES) !== 0 &&
+    badPage(vcpu, v, C.APIC_ACCESS_ADDR, 'APIC-access page: page address'));
 
 /** nested_vmx_check_apicv_controls(). */
-function checkApicv(vcpu: Vcpu, vmcs12: Vmcs12): number {
-  const x2apic = nestedCpuHasVirtX2apicMode(vmcs12);
-  const vid = nestedCpuHasVid(vmcs12);
-  const posted = nestedCpuHasPostedIntr(vmcs12);
-  if (!x2apic && !nestedCpuHasApicRegVirt(vmcs12) && !vid && !posted) return 0;
-  const failed =
+function badApicv(vcpu: Vcpu, v: Vmcs12, pin: number, second: number): boolean {
+  const both = E.VIRTUALIZE_X2APIC_MODE | E.VIRTUALIZE_APIC_ACCESSES;
+  const vid = (second & E.VIRTUAL_INTR_DELIVERY) !== 0;
+  return (
+    cc(vcpu, (second & both) === both, 'virtualize x2APIC mode with virtualize APIC accesses') ||
     cc(
       vcpu,
-      x2apic && nestedCpuHasVirtApicAccesses(vmcs12),
-      'virtualize x2APIC mode with virtualize APIC accesses',
-    ) ||
-    cc(
-      vcpu,
-      vid && !nestedExitOnIntr(vmcs12),
+      vid && (pin & PIN_BASED.EXT_INTR_MASK) === 0,
       'virtual-interrupt delivery without external-interrupt exiting',
     ) ||
-    (posted && checkPostedInterrupts(vcpu, vmcs12) !== 0) ||
-    cc(vcpu, !nestedCpuHas(vmcs12, CPU_BASED.TPR_SHADOW), 'APIC virtualization without TPR shadow');
-  return failed ? CHECK_FAILED : 0;
+    ((pin & PIN_BASED.POSTED_INTR) !== 0 && badPostedInterrupts(vcpu, v, second)) ||
+    cc(vcpu, !nestedCpuHas(v, CPU_BASED.TPR_SHADOW), 'APIC virtualization without TPR shadow')
+  );
 }
 
-function checkPostedInterrupts(vcpu: Vcpu, vmcs12: Vmcs12): number {
-  const failed =
-    cc(vcpu, !nestedCpuHasVid(vmcs12), 'posted interrupts without virtual-interrupt delivery') ||
-    cc(vcpu, !nestedExitIntrAckSet(vmcs12), 'posted interrupts without acknowledge interrupt on exit') ||
-    cc(
-      vcpu,
-      (vmcs12.lo(C.POSTED_INTR_NV) & 0xff00) !== 0,
-      'posted-interrupt notification vector: bits 15:8',
-    ) ||
-    cc(
-      vcpu,
-      !legalAlignedGpa(vcpu, vmcs12, C.POSTED_INTR_DESC_ADDR, 64),
-      'posted-interrupt descriptor: address',
-    );
-  return failed ? CHECK_FAILED : 0;
-}
+const badPostedInterrupts = (vcpu: Vcpu, v: Vmcs12, second: number): boolean =>
+  cc(
+    vcpu,
+    (second & E.VIRTUAL_INTR_DELIVERY) === 0,
+    'posted interrupts without virtual-interrupt delivery',
+  ) ||
+  cc(vcpu, !nestedExitIntrAckSet(v), 'posted interrupts without acknowledge interrupt on exit') ||
+  cc(vcpu, (v.lo(C.POSTED_INTR_NV) & 0xff00) !== 0, 'posted-interrupt notification vector: bits 15:8') ||
+  cc(vcpu, !legalAlignedGpa(vcpu, v, C.POSTED_INTR_DESC_ADDR, 64), 'posted-interrupt descriptor: address');
 
 /** nested_vmx_check_nmi_controls(). */
-function checkNmi(vcpu: Vcpu, vmcs12: Vmcs12): number {
-  const virtual = nestedCpuHasVirtualNmis(vmcs12);
-  const window = nestedCpuHas(vmcs12, CPU_BASED.NMI_WINDOW_EXITING);
-  return cc(vcpu, virtual && !nestedCpuHasNmiExiting(vmcs12), 'virtual NMIs without NMI exiting') ||
+function badNmi(vcpu: Vcpu, pin: number, cpu: number): boolean {
+  const virtual = (pin & PIN_BASED.VIRTUAL_NMIS) !== 0;
+  const window = (cpu & CPU_BASED.NMI_WINDOW_EXITING) !== 0;
+  return (
+    cc(vcpu, virtual && (pin & PIN_BASED.NMI_EXITING) === 0, 'virtual NMIs without NMI exiting') ||
     cc(vcpu, window && !virtual, 'NMI-window exiting without virtual NMIs')
-    ? CHECK_FAILED
-    : 0;
+  );
 }
 
-/** nested_vmx_check_pml_controls(). */
-function checkPml(vcpu: Vcpu, vmcs12: Vmcs12): number {
-  if (!nestedCpuHasPml(vmcs12)) return 0;
-  return cc(vcpu, !nestedCpuHasEpt(vmcs12), 'PML without EPT') ||
-    cc(vcpu, !pageAddressValid(vcpu, vmcs12, C.PML_ADDRESS), 'PML buffer: page address')
-    ? CHECK_FAILED
-    : 0;
-}
-
-/** nested_vmx_check_unrestricted_guest_controls() and nested_vmx_check_mode_based_ept_exec_controls(). */
-function checkNeedsEpt(vcpu: Vcpu, vmcs12: Vmcs12): number {
-  const ept = nestedCpuHasEpt(vmcs12);
-  const modeBased = nestedCpuHas2(vmcs12, SECONDARY_EXEC.MODE_BASED_EPT_EXEC);
-  return cc(vcpu, nestedCpuHasUnrestrictedGuest(vmcs12) && !ept, 'unrestricted guest without EPT') ||
-    cc(vcpu, modeBased && !ept, 'mode-based execute control without EPT')
-    ? CHECK_FAILED
-    : 0;
+/**
+ * nested_vmx_check_pml_controls(), nested_vmx_check_unrestricted_guest_controls() and
+ * nested_vmx_check_mode_based_ept_exec_controls().
+ */
+function badWithoutEpt(vcpu: Vcpu, v: Vmcs12, second: number): boolean {
+  const ept = (second & E.ENABLE_EPT) !== 0;
+  const pml = (second & E.ENABLE_PML) !== 0;
+  return (
+    cc(vcpu, pml && !ept, 'PML without EPT') ||
+    (pml && badPage(vcpu, v, C.PML_ADDRESS, 'PML buffer: page address')) ||
+    cc(vcpu, (second & E.UNRESTRICTED_GUEST) !== 0 && !ept, 'unrestricted guest without EPT') ||
+    cc(vcpu, (second & E.MODE_BASED_EPT_EXEC) !== 0 && !ept, 'mode-based execute control without EPT')
+  );
 }
 
 /** nested_vmx_check_shadow_vmcs_controls(). */
-function checkShadowVmcs(vcpu: Vcpu, vmcs12: Vmcs12): number {
-  if (!nestedCpuHasShadowVmcs(vmcs12)) return 0;
-  return cc(vcpu, !pageAddressValid(vcpu, vmcs12, C.VMREAD_BITMAP), 'VMREAD bitmap: page address') ||
-    cc(vcpu, !pageAddressValid(vcpu, vmcs12, C.VMWRITE_BITMAP), 'VMWRITE bitmap: page address')
-    ? CHECK_FAILED
-    : 0;
-}
+const badShadowVmcs = (vcpu: Vcpu, v: Vmcs12): boolean =>
+  badPage(vcpu, v, C.VMREAD_BITMAP, 'VMREAD bitmap: page address') ||
+  badPage(vcpu, v, C.VMWRITE_BITMAP, 'VMWRITE bitmap: page address');
 
 /** nested_vmx_check_eptp(): an EPT pointer, from vmcs12 or from an EPTP list, in words. */
 export function nestedVmxCheckEptp(vcpu: Vcpu, lo: number, hi: number): boolean {
@@ -169,68 +129,54 @@ export function nestedVmxCheckEptp(vcpu: Vcpu, lo: number, hi: number): boolean 
   return !cc(vcpu, ad && (caps & VMX_EPT_CAP.AD_BIT) === 0, 'EPTP: accessed and dirty flags');
 }
 
-function checkEpt(vcpu: Vcpu, vmcs12: Vmcs12): number {
-  if (!nestedCpuHasEpt(vmcs12)) return 0;
-  return nestedVmxCheckEptp(vcpu, vmcs12.lo(C.EPT_POINTER), vmcs12.hi(C.EPT_POINTER)) ? 0 : CHECK_FAILED;
-}
-
-function checkVmfunc(vcpu: Vcpu, vmcs12: Vmcs12): number {
-  if (!nestedCpuHasVmfunc(vmcs12)) return 0;
+function badVmfunc(vcpu: Vcpu, v: Vmcs12, second: number): boolean {
   const offered = toVmx(vcpu).nested.msrs.vmfuncControls;
-  const unknown = (vmcs12.lo(C.VM_FUNCTION_CONTROL) & ~offered) | vmcs12.hi(C.VM_FUNCTION_CONTROL);
-  if (cc(vcpu, unknown !== 0, 'VM-function controls')) return CHECK_FAILED;
-  if (!nestedCpuHasEptpSwitching(vmcs12)) return 0;
-  return cc(vcpu, !nestedCpuHasEpt(vmcs12), 'EPTP switching without EPT') ||
-    cc(vcpu, !pageAddressValid(vcpu, vmcs12, C.EPTP_LIST_ADDRESS), 'EPTP list: page address')
-    ? CHECK_FAILED
-    : 0;
+  const functions = v.lo(C.VM_FUNCTION_CONTROL);
+  const unknown = (functions & ~offered) | v.hi(C.VM_FUNCTION_CONTROL);
+  if (cc(vcpu, unknown !== 0, 'VM-function controls')) return true;
+  if ((functions & VMX_VMFUNC.EPTP_SWITCHING) === 0) return false;
+  return (
+    cc(vcpu, (second & E.ENABLE_EPT) === 0, 'EPTP switching without EPT') ||
+    badPage(vcpu, v, C.EPTP_LIST_ADDRESS, 'EPTP list: page address')
+  );
 }
 
 /** The control words against the capability MSRs that L1 sees. */
-function checkWords(vcpu: Vcpu, vmcs12: Vmcs12): number {
+function badWords(vcpu: Vcpu, v: Vmcs12, pin: number, cpu: number, second: number): boolean {
   const { msrs } = toVmx(vcpu).nested;
-  const secondary = nestedCpuHas(vmcs12, CPU_BASED.ACTIVATE_SECONDARY_CONTROLS);
-  const failed =
-    cc(
-      vcpu,
-      !vmxControlVerify(vmcs12.lo(C.PIN_BASED_VM_EXEC_CONTROL), msrs.pinbased),
-      'pin-based controls',
-    ) ||
-    cc(
-      vcpu,
-      !vmxControlVerify(vmcs12.lo(C.CPU_BASED_VM_EXEC_CONTROL), msrs.procbased),
-      'primary processor-based controls',
-    ) ||
-    cc(
-      vcpu,
-      secondary && !vmxControlVerify(vmcs12.lo(C.SECONDARY_VM_EXEC_CONTROL), msrs.secondary),
-      'secondary processor-based controls',
-    ) ||
-    cc(vcpu, vmcs12.u32(C.CR3_TARGET_COUNT) > nestedCpuVmxMiscCr3Count(msrs), 'CR3-target count');
-  return failed ? CHECK_FAILED : 0;
+  return (
+    cc(vcpu, !vmxControlVerify(pin, msrs.pinbased), 'pin-based controls') ||
+    cc(vcpu, !vmxControlVerify(cpu, msrs.procbased), 'primary processor-based controls') ||
+    cc(vcpu, cpu < 0 && !vmxControlVerify(second, msrs.secondary), 'secondary processor-based controls') ||
+    cc(vcpu, v.u32(C.CR3_TARGET_COUNT) > nestedCpuVmxMiscCr3Count(msrs), 'CR3-target count')
+  );
+}
+
+/** Features of their own, after those that every hypervisor uses. */
+function badFeatures(vcpu: Vcpu, v: Vmcs12, pin: number, second: number): boolean {
+  const noTimer = (pin & PIN_BASED.VMX_PREEMPTION_TIMER) === 0;
+  return (
+    ((second & E.SHADOW_VMCS) !== 0 && badShadowVmcs(vcpu, v)) ||
+    ((second & E.ENABLE_VPID) !== 0 && cc(vcpu, v.lo(C.VIRTUAL_PROCESSOR_ID) === 0, 'VPID is 0')) ||
+    cc(vcpu, noTimer && nestedCpuHasSavePreemptionTimer(v), 'save VMX-preemption timer without the timer') ||
+    ((second & E.ENABLE_EPT) !== 0 && !nestedVmxCheckEptp(vcpu, v.lo(C.EPT_POINTER), v.hi(C.EPT_POINTER))) ||
+    ((second & E.ENABLE_VMFUNC) !== 0 && badVmfunc(vcpu, v, second))
+  );
 }
 
 /** nested_check_vm_execution_controls(). */
 export function nestedCheckVmExecutionControls(vcpu: Vcpu, vmcs12: Vmcs12): number {
-  const noVpid = nestedCpuHasVpid(vmcs12) && vmcs12.lo(C.VIRTUAL_PROCESSOR_ID) === 0;
+  const pin = vmcs12.lo(C.PIN_BASED_VM_EXEC_CONTROL);
+  const cpu = vmcs12.lo(C.CPU_BASED_VM_EXEC_CONTROL);
+  const second = cpu < 0 ? vmcs12.lo(C.SECONDARY_VM_EXEC_CONTROL) : 0;
+  const apicv = ((second & APICV) | (pin & PIN_BASED.POSTED_INTR)) !== 0;
   const failed =
-    checkWords(vcpu, vmcs12) !== 0 ||
-    checkIoBitmaps(vcpu, vmcs12) !== 0 ||
-    checkMsrBitmap(vcpu, vmcs12) !== 0 ||
-    checkTprShadow(vcpu, vmcs12) !== 0 ||
-    checkApicAccess(vcpu, vmcs12) !== 0 ||
-    checkApicv(vcpu, vmcs12) !== 0 ||
-    checkNmi(vcpu, vmcs12) !== 0 ||
-    checkPml(vcpu, vmcs12) !== 0 ||
-    checkNeedsEpt(vcpu, vmcs12) !== 0 ||
-    checkShadowVmcs(vcpu, vmcs12) !== 0 ||
-    cc(vcpu, noVpid, 'VPID is 0') ||
-    cc(
-      vcpu,
-      nestedCpuHasSavePreemptionTimer(vmcs12) && !nestedCpuHasPreemptionTimer(vmcs12),
-      'save VMX-preemption timer without the timer',
-    ) ||
-    checkEpt(vcpu, vmcs12) !== 0 ||
-    checkVmfunc(vcpu, vmcs12) !== 0;
+    badWords(vcpu, vmcs12, pin, cpu, second) ||
+    badBitmaps(vcpu, vmcs12, cpu) ||
+    badApicPages(vcpu, vmcs12, cpu, second) ||
+    (apicv && badApicv(vcpu, vmcs12, pin, second)) ||
+    badNmi(vcpu, pin, cpu) ||
+    (second !== 0 && badWithoutEpt(vcpu, vmcs12, second)) ||
+    badFeatures(vcpu, vmcs12, pin, second);
   return failed ? CHECK_FAILED : 0;
 }

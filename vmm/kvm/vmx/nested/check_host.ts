@@ -8,7 +8,14 @@ import { VM_EXIT } from '../../../../lib/x86/vmx/controls.ts';
 import { VMCS_HOST as H } from '../../../../lib/x86/vmx/vmcs_host.ts';
 import type { Vcpu } from '../../kvm_host.ts';
 import { kvmValidEfer, nestedCr4Valid, nestedHostCr0Valid } from './check_registers.ts';
-import { cc, CHECK_FAILED, isNoncanonicalHigh, legalCr3, patFieldValid } from './check_util.ts';
+import {
+  canonicalShift,
+  cc,
+  CHECK_FAILED,
+  isNoncanonicalHigh,
+  legalCr3,
+  patFieldValid,
+} from './check_util.ts';
 import { nestedExitHas, nestedGuestIa32e, nestedHostIa32e } from './vmcs12_controls.ts';
 import type { Vmcs12 } from './vmcs12.ts';
 
@@ -22,14 +29,14 @@ export function nestedVmxCheckAddressSpaceSize(vcpu: Vcpu, vmcs12: Vmcs12): numb
 }
 
 /** Control registers and MSRs but EFER. */
-function checkRegisters(vcpu: Vcpu, v: Vmcs12): boolean {
+function checkRegisters(vcpu: Vcpu, v: Vmcs12, shift: number): boolean {
   const perf = nestedExitHas(v, VM_EXIT.LOAD_IA32_PERF_GLOBAL_CTRL);
   return (
     cc(vcpu, !nestedHostCr0Valid(vcpu, v.lo(H.CR0), v.hi(H.CR0)), 'host CR0: fixed bits') ||
     cc(vcpu, !nestedCr4Valid(vcpu, v.lo(H.CR4), v.hi(H.CR4)), 'host CR4: fixed or reserved bits') ||
     cc(vcpu, !legalCr3(vcpu, v, H.CR3), 'host CR3: physical-address width') ||
-    cc(vcpu, isNoncanonicalHigh(vcpu, v.hi(H.IA32_SYSENTER_ESP)), 'host IA32_SYSENTER_ESP: canonical') ||
-    cc(vcpu, isNoncanonicalHigh(vcpu, v.hi(H.IA32_SYSENTER_EIP)), 'host IA32_SYSENTER_EIP: canonical') ||
+    cc(vcpu, isNoncanonicalHigh(v.hi(H.IA32_SYSENTER_ESP), shift), 'host IA32_SYSENTER_ESP: canonical') ||
+    cc(vcpu, isNoncanonicalHigh(v.hi(H.IA32_SYSENTER_EIP), shift), 'host IA32_SYSENTER_EIP: canonical') ||
     cc(vcpu, nestedExitHas(v, VM_EXIT.LOAD_IA32_PAT) && !patFieldValid(v, H.IA32_PAT), 'host IA32_PAT') ||
     // kvm_valid_perf_global_ctrl() of a vCPU without performance counters.
     cc(
@@ -68,12 +75,12 @@ function checkSelectors(vcpu: Vcpu, v: Vmcs12): boolean {
 const BASES = ['FS', 'GS', 'GDTR', 'IDTR', 'TR'] as const;
 const BASE_FIELDS: readonly number[] = BASES.map((name) => H[`${name}_BASE`]);
 
-function checkBases(vcpu: Vcpu, v: Vmcs12): boolean {
+function checkBases(vcpu: Vcpu, v: Vmcs12, shift: number): boolean {
   for (let i = 0; i < BASE_FIELDS.length; i++) {
-    if (isNoncanonicalHigh(vcpu, v.hi(BASE_FIELDS[i]!)))
+    if (isNoncanonicalHigh(v.hi(BASE_FIELDS[i]!), shift))
       return cc(vcpu, true, `host ${BASES[i]!} base: canonical`);
   }
-  return cc(vcpu, isNoncanonicalHigh(vcpu, v.hi(H.RIP)), 'host RIP: canonical');
+  return cc(vcpu, isNoncanonicalHigh(v.hi(H.RIP), shift), 'host RIP: canonical');
 }
 
 function checkEfer(vcpu: Vcpu, v: Vmcs12): boolean {
@@ -89,11 +96,12 @@ function checkEfer(vcpu: Vcpu, v: Vmcs12): boolean {
 
 /** nested_vmx_check_host_state(): 0 or -EINVAL. */
 export function nestedVmxCheckHostState(vcpu: Vcpu, vmcs12: Vmcs12): number {
+  const shift = canonicalShift(vcpu);
   const failed =
-    checkRegisters(vcpu, vmcs12) ||
+    checkRegisters(vcpu, vmcs12, shift) ||
     checkMode(vcpu, vmcs12) ||
     checkSelectors(vcpu, vmcs12) ||
-    checkBases(vcpu, vmcs12) ||
+    checkBases(vcpu, vmcs12, shift) ||
     checkEfer(vcpu, vmcs12);
   return failed ? CHECK_FAILED : 0;
 }

@@ -61,9 +61,12 @@ export const pageAddressValid = (vcpu: Vcpu, vmcs12: Vmcs12, field: number): boo
 export const legalCr3 = (vcpu: Vcpu, vmcs12: Vmcs12, field: number): boolean =>
   kvmVcpuIsLegalGpa(vcpu, vmcs12.lo(field), vmcs12.hi(field));
 
-/** is_noncanonical_address() for the vCPU's present linear-address width, of bits 63:32. */
-export function isNoncanonicalHigh(vcpu: Vcpu, hi: number): boolean {
-  const top = hi >> ((kvmReadCr4(vcpu) & CR4.LA57) !== 0 ? 24 : 15);
+/** vcpu_virt_addr_bits(): bits 63:32 shifted right by this are all alike in a canonical address. */
+export const canonicalShift = (vcpu: Vcpu): number => ((kvmReadCr4(vcpu) & CR4.LA57) !== 0 ? 24 : 15);
+
+/** is_noncanonical_address() of bits 63:32. */
+export function isNoncanonicalHigh(hi: number, shift: number): boolean {
+  const top = hi >> shift;
   return top !== 0 && top !== -1;
 }
 
