@@ -5,6 +5,7 @@
  */
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { describe, expect, it } from 'vitest';
+import { KVM_FACTS } from './kvm_facts.ts';
 import { checkExpected, linesOf } from './compare.ts';
 import { CORPUS, expectedFile, runHere } from './corpus.ts';
 import { loadSnippets } from './core/program.ts';
@@ -19,6 +20,9 @@ describe('the differential corpus', () => {
     const kept = readFileSync(expectedFile(name), 'utf8');
     expect(checkExpected({ program: name, side }, kept, text)).toEqual([]);
     expect(linesOf(text).length).toBeGreaterThan(10);
+    // No row of the table outlives what it excuses.
+    for (const row of KVM_FACTS.filter(({ program }) => program === name))
+      expect(linesOf(text).filter((line) => row.line.test(line)).length, String(row.line)).toBeGreaterThan(0);
   });
 
   it('has a file of agreed lines for each program and no other', () => {

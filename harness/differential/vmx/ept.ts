@@ -10,8 +10,8 @@ import { SECONDARY_EXEC } from '../../../lib/x86/vmx/controls.ts';
 import { VMCS_CTRL } from '../../../lib/x86/vmx/vmcs_ctrl.ts';
 import { VMCS_GUEST } from '../../../lib/x86/vmx/vmcs_guest.ts';
 import { e9_printf } from '../e9.ts';
-import { entryOf, type EptLeaf, inPage, pageGpa, pageVa, setEpt, SPECIAL } from './areas.ts';
-import type { L2Asm, VmxCase } from './cases.ts';
+import { entryOf, type EptLeaf, flushEpt, inPage, pageGpa, pageVa, setEpt, SPECIAL } from './areas.ts';
+import { fillPage, type L2Asm, type VmxCase } from './cases.ts';
 
 const [READ, WRITE, EXEC, WB] = [1, 2, 4, 0x30] as const;
 
@@ -258,6 +258,63 @@ const CROSSING: readonly VmxCase[] = [
   },
 ];
 
+/** Bits of an entry of L2's EPT: a large page, read, write, execute, write-back. */
+const LARGE = 0xb7n;
+const TABLE = 7n;
+const TWO_MB = 0x20_0000n;
+
+/** An EPT of its own with large pages: its PML4 is the page `list`, its PDPT `ioa`, its directory `iob`. */
+function largeEpt(g: GuestCode, level: 2 | 3, bits: bigint, pml4 = TABLE): void {
+  for (const page of ['list', 'ioa', 'iob'] as const) fillPage(g, page, 0);
+  g.set(inPage(u64, 'list', 0), pageGpa('ioa').or(pml4));
+  if (level === 3) g.set(inPage(u64, 'ioa', 0), bits);
+  else {
+    g.set(inPage(u64, 'ioa', 0), pageGpa('iob').or(TABLE));
+    for (let n = 0n; n < 24n; n++) g.set(inPage(u64, 'iob', Number(n) * 8), (n * TWO_MB) | bits);
+  }
+  flushEpt(g);
+}
+
+const large = (
+  name: string,
+  level: 2 | 3,
+  bits: bigint,
+  access: keyof typeof ACCESSES = 'write',
+  more: Partial<VmxCase> & { readonly pml4?: bigint } = {},
+): VmxCase => {
+  const { pml4, ...row } = more;
+  return {
+    name: `large_${level === 2 ? '2m' : '1g'}_${name}`,
+    ept: 'identity',
+    eptCaps: level === 2 ? VMX_EPT_CAP.PAGE_2MB_BIT : VMX_EPT_CAP.PAGE_1GB_BIT,
+    before: (g) => largeEpt(g, level, bits, pml4),
+    fields: [[VMCS_CTRL.EPT_POINTER, pageGpa('list').or(0x1e)]],
+    regs,
+    code: (a) => ACCESSES[access]!(a),
+    ...row,
+  };
+};
+
+const LARGE_PAGES: readonly VmxCase[] = ([2, 3] as const).flatMap((level): VmxCase[] => [
+  large('runs', level, LARGE),
+  large('reserved_bit_12', level, LARGE | 0x1000n),
+  large('reserved_bit_below', level, LARGE | (level === 2 ? 0x10_0000n : 0x2000_0000n)),
+  large('beyond', level, LARGE | (1n << 51n)),
+  large('type_2', level, (LARGE & ~0x38n) | 0x10n),
+  large('write_only', level, LARGE & ~1n),
+  large('pml4_reserved', level, LARGE, 'read', { pml4: TABLE | 0x80n }),
+  large('pml4_read_only', level, LARGE, 'write', { pml4: 5n }),
+  large('ad', level, LARGE, 'read', {
+    eptCaps: VMX_EPT_CAP.AD_BIT | (level === 2 ? VMX_EPT_CAP.PAGE_2MB_BIT : VMX_EPT_CAP.PAGE_1GB_BIT),
+    fields: [[VMCS_CTRL.EPT_POINTER, pageGpa('list').or(0x5e)]],
+    after: (g) => {
+      const leaf = level === 2 ? inPage(u64, 'iob', 8 * 8) : inPage(u64, 'ioa', 0);
+      const above = [inPage(u64, 'list', 0).and(0x300), inPage(u64, 'ioa', 0).and(0x300)] as const;
+      e9_printf(g, '  leaf %lx above %lx %lx\n', leaf.and(0x300), ...above);
+    },
+  }),
+]);
+
 /** All of them. */
 export const EPT_CASES: readonly VmxCase[] = [
   ...RIGHTS.flatMap(([what, bits, accesses]) =>
@@ -269,4 +326,5 @@ export const EPT_CASES: readonly VmxCase[] = [
   ...ACCESSED_DIRTY,
   ...INVALIDATION,
   ...CROSSING,
+  ...LARGE_PAGES,
 ];
