@@ -4,6 +4,7 @@
  * says what is undefined. Such a line is the last one, or a CMP behind it defines the flags again; lines whose result
  * or effect depends on the CPU's model, on time or on devices are not used.
  */
+import { VECTOR } from '../../../lib/x86/exceptions.ts';
 import { CR0, CR4, EFER } from '../../../lib/x86/registers.ts';
 import { RAM_BASE } from '../../../vmm/machine/layout.ts';
 import { generateProgram } from '../../reference/generate.ts';
@@ -19,6 +20,8 @@ import { worldImage, worldPages, type WorldPage } from './world.ts';
 
 const MAX_LINES = 14;
 const MAX_STEPS = 60;
+/** What is in control registers is the runner's. */
+const CONTROL_REGISTER = /\bcr\d/;
 const MAX_TRIES = 12;
 /** CMP RSI, RDI: defines every arithmetic flag and changes nothing else. */
 const DEFINE_FLAGS: ProgramLine = { text: 'cmp rsi, rdi', bytes: [0x48, 0x39, 0xfe], fields: [] };
@@ -92,7 +95,9 @@ export class SnippetMaker {
   #programOf(seed: number, random: Random): Program {
     const program = generateProgram(seed, new Random(seed));
     const from = random.below(Math.max(1, program.lines.length - MAX_LINES));
-    const lines = program.lines.slice(from, from + 1 + random.below(MAX_LINES));
+    const lines = program.lines
+      .slice(from, from + 1 + random.below(MAX_LINES))
+      .filter(({ text }) => !CONTROL_REGISTER.test(text));
     const state = stateOfSeed(seed);
     return { ...program, ...state, lines, user: this.#privilege === 'user', la57: false, pkru: 0 };
   }
@@ -109,10 +114,11 @@ export class SnippetMaker {
       if (outcome.kind === 'fault') return this.#ofFault(outcome, program.lines[line ?? -1]);
       if (outcome.kind !== 'done') {
         if (line === undefined) return USELESS;
-        if (!mayEnd(outcome, this.#privilege)) return { kind: 'cut', to: line };
-        return line + 1 === program.lines.length
-          ? { kind: 'fine', undefinedFlags: 0 }
-          : { kind: 'cut', to: line + 1 };
+        // A line of raw bytes may hold more than this instruction.
+        const whole = outcome.kind === 'system' && outcome.length === program.lines[line]!.bytes.length;
+        if (!whole || !mayEnd(outcome, this.#privilege)) return { kind: 'cut', to: line };
+        if (line + 1 < program.lines.length) return { kind: 'cut', to: line + 1 };
+        return this.#endsAt(layout.end) ? { kind: 'fine', undefinedFlags: 0 } : USELESS;
       }
       if (reg >= 0 || place !== undefined) return line === undefined ? USELESS : { kind: 'cut', to: line };
       if (cpu.state.rip === layout.end)
@@ -124,9 +130,10 @@ export class SnippetMaker {
 
   #ofFault(outcome: FaultOutcome, line: ProgramLine | undefined): Verdict {
     if (outcome.cr2 !== undefined && isForeign(outcome.cr2)) return USELESS;
-    return line === undefined || STORES_BEFORE_FAULT.test(line.text)
-      ? USELESS
-      : { kind: 'fine', undefinedFlags: 0 };
+    if (line === undefined || STORES_BEFORE_FAULT.test(line.text)) return USELESS;
+    // Raw bytes may be such an instruction, too.
+    const raw = line.text === '.byte' && outcome.vector !== VECTOR.UD;
+    return raw ? USELESS : { kind: 'fine', undefinedFlags: 0 };
   }
 
   #cpuAt(program: Program, code: Uint8Array): ReferenceCpu {
