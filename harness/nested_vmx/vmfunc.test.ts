@@ -1,118 +1,148 @@
 // SPDX-License-Identifier: GPL-2.0-only
 /**
- * L2 switches between the EPTs that L1 lists for it, and functions that it may not use. Expected: SDM, "EPTP Switching" and
- * "General Operation of the VMFUNC Instruction".
+ * EPTP switching by L2, and what of it is an exit to L1; and nested state that is taken and put back. Expected: SDM, "VM
+ * Functions", "EPTP Switching"; KVM's nested_vmx_eptp_switching() and vmx_set_nested_state().
  */
-import { describe, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import {
-  array,
   at,
   GUEST_ASSERT,
   GUEST_ASSERT_EQ,
-  GUEST_DONE,
+  GUEST_SYNC,
   type GuestCode,
-  guestFn,
-  guestUnit,
-  load_vmcs,
-  prepare_for_vmx_operation,
-  prepare_vmcs,
-  ptr,
-  READ_ONCE,
   u64,
   vmcall,
   vmcs_set_bits,
   vmfunc,
-  vmlaunch,
   vmreadz,
-  VmxPages,
+  vmresume,
   vmwrite,
 } from '../../lib/guest/index.ts';
-import type { KvmVm } from '../../lib/kvm_util/kvm_util.ts';
-import { writeGpaU64 } from '../../lib/kvm_util/kvm_util.ts';
-import { addrGva2gpa, virtMap, vmVaddrAlloc, writeGuest } from '../../lib/kvm_util/x86/page_table.ts';
+import { vcpuRunCompleteIo } from '../../lib/kvm_util/ucall_common.ts';
 import { vcpuArgsSet } from '../../lib/kvm_util/x86/processor.ts';
-import { tdpIdentityMapDefaultMemslots, tdpMap, vmEnableTdp } from '../../lib/kvm_util/x86/tdp.ts';
+import { tdpIdentityMapDefaultMemslots, vmEnableTdp } from '../../lib/kvm_util/x86/tdp.ts';
 import { vcpuAllocVmx } from '../../lib/kvm_util/x86/vmx.ts';
-import { gpa } from '../../lib/x86/addr.ts';
-import { SECONDARY_EXEC, VMX_VMFUNC } from '../../lib/x86/vmx/controls.ts';
+import { KVM_STATE_NESTED } from '../../lib/uapi/nested_state.ts';
+import { SECONDARY_EXEC, VMX_EPTP } from '../../lib/x86/vmx/controls.ts';
 import { EXIT_REASON } from '../../lib/x86/vmx/exit_reasons.ts';
-import { VMCS_CTRL as C } from '../../lib/x86/vmx/vmcs_ctrl.ts';
-import { VMCS_INFO as I } from '../../lib/x86/vmx/vmcs_info.ts';
-import { nextSync, withVm } from '../kvm_x86/small_vm.ts';
+import { VMCS_CTRL } from '../../lib/x86/vmx/vmcs_ctrl.ts';
+import { VMCS_GUEST } from '../../lib/x86/vmx/vmcs_guest.ts';
+import { VMCS_INFO } from '../../lib/x86/vmx/vmcs_info.ts';
+import { vmcs12Offset } from '../../vmm/kvm/vmx/nested/vmcs12_layout.ts';
+import { nextSync } from '../kvm_x86/small_vm.ts';
+import { l2Code, launchTo, runL1, type Vmx } from './l1_vm.ts';
 
-const STACK = 64;
-/** L2's physical address that the two EPTs map to different pages, and L2's linear address of it. */
-const WINDOW_GPA = 0x4000_0000;
-const WINDOW = 0x6666_0000n;
-const [FIRST, SECOND] = [0x1111n, 0x2222n];
-const EPTP_FLAGS = 0x1en;
-
-const L2 = guestUnit('L2').fn;
-const windowIs = (g: GuestCode, value: bigint): void => GUEST_ASSERT_EQ(g, READ_ONCE(at(u64, WINDOW)), value);
-
-/** An EPT with `page` in the window; the other tables are identity. Returns the EPTP without the A/D flag. */
-function makeEpt(vm: KvmVm, page: number): bigint {
-  vm.arch.tdpPgd = undefined;
-  vmEnableTdp(vm);
-  tdpMap(vm, WINDOW_GPA, page, 4096);
-  tdpIdentityMapDefaultMemslots(vm);
-  return BigInt(vm.arch.tdpPgd!) | EPTP_FLAGS;
+/** L1's EPTP list in a page of its own: the EPTP in use, the same tables without accessed and dirty flags, and none. */
+function setUpList(g: GuestCode, vmx: Vmx): void {
+  const eptp = vmreadz(g, VMCS_CTRL.EPT_POINTER);
+  const list = vmx.f.msr.cast(u64);
+  g.set(at(u64, list), eptp);
+  g.set(at(u64, list.add(8)), eptp.xor(VMX_EPTP.AD_ENABLE_BIT));
+  vmcs_set_bits(g, VMCS_CTRL.SECONDARY_VM_EXEC_CONTROL, SECONDARY_EXEC.ENABLE_VMFUNC);
+  vmwrite(g, VMCS_CTRL.VM_FUNCTION_CONTROL, 1);
+  vmwrite(g, VMCS_CTRL.EPTP_LIST_ADDRESS, vmx.f.msr_gpa);
 }
 
-/** L2 runs on the first EPT of the list; the third entry is no EPT pointer. */
-function runWithTwoEpts(l2: (g: GuestCode) => void, check: (g: GuestCode) => void): void {
-  const l2_code = L2('l2_code', [], l2);
-  const code = guestFn('guest_code', [ptr(VmxPages), u64, u64], (g, vmx, list, eptp) => {
-    const stack = g.local(array(u64, STACK));
-    GUEST_ASSERT(g, prepare_for_vmx_operation(g, vmx));
-    GUEST_ASSERT(g, load_vmcs(g, vmx));
-    prepare_vmcs(g, vmx, l2_code, stack.at(STACK - 1).addr());
-    vmcs_set_bits(g, C.SECONDARY_VM_EXEC_CONTROL, SECONDARY_EXEC.ENABLE_VMFUNC);
-    GUEST_ASSERT_EQ(g, vmwrite(g, C.VM_FUNCTION_CONTROL, VMX_VMFUNC.EPTP_SWITCHING), 0);
-    GUEST_ASSERT_EQ(g, vmwrite(g, C.EPTP_LIST_ADDRESS, list), 0);
-    GUEST_ASSERT_EQ(g, vmwrite(g, C.EPT_POINTER, eptp), 0);
-    GUEST_ASSERT_EQ(g, vmlaunch(g), 0);
-    check(g);
-    GUEST_DONE(g);
-  });
-  withVm(code, function* ({ vm, vcpu }) {
-    const pages = [FIRST, SECOND].map((value) => {
-      const page = vmVaddrAlloc(vm, 4096, 0x80_0000n);
-      writeGuest(vm, page, new Uint8Array(new BigUint64Array([value]).buffer));
-      return addrGva2gpa(vm, page);
-    });
-    virtMap(vm, WINDOW, gpa(WINDOW_GPA), 1);
-    const list = addrGva2gpa(vm, vmVaddrAlloc(vm, 4096, 0x80_0000n));
-    vmEnableTdp(vm);
-    const vmx = vcpuAllocVmx(vm);
-    const eptps = pages.map((page) => makeEpt(vm, page));
-    [...eptps, 0x123n].forEach((eptp, i) => writeGpaU64(vm, gpa(list + 8 * i), eptp));
-    vcpuArgsSet(vcpu, vmx, list, eptps[0]!);
-    if ((yield* nextSync(vcpu)).length > 0) throw new Error('L1 did not come to its end');
+function withEpt(body: (g: GuestCode, vmx: Vmx) => void, l2: (g: GuestCode) => void): void {
+  runL1(body, {
+    l2: l2Code(l2),
+    *drive({ vm, vcpu }) {
+      vmEnableTdp(vm);
+      vcpuArgsSet(vcpu, vcpuAllocVmx(vm));
+      tdpIdentityMapDefaultMemslots(vm);
+      expect(yield* nextSync(vcpu)).toEqual([]);
+    },
   });
 }
 
-const exitIs = (reason: number) => (g: GuestCode) => GUEST_ASSERT_EQ(g, vmreadz(g, I.VM_EXIT_REASON), reason);
-
-describe('EPTP switching by L2', () => {
-  it('changes what a physical address stands for', () => {
-    runWithTwoEpts((g) => {
-      windowIs(g, FIRST);
-      vmfunc(g, 0, 1);
-      windowIs(g, SECOND);
-      vmfunc(g, 0, 1);
-      windowIs(g, SECOND);
-      vmfunc(g, 0, 0);
-      windowIs(g, FIRST);
-      vmcall(g);
-    }, exitIs(EXIT_REASON.VMCALL));
+describe('VMFUNC of L2', () => {
+  it('switches to an EPTP of the list, which L1 then finds in its VMCS', () => {
+    withEpt(
+      (g, vmx) => {
+        setUpList(g, vmx);
+        const before = vmreadz(g, VMCS_CTRL.EPT_POINTER);
+        launchTo(g, EXIT_REASON.VMCALL);
+        const after = vmreadz(g, VMCS_CTRL.EPT_POINTER);
+        GUEST_ASSERT_EQ(g, after, before.xor(VMX_EPTP.AD_ENABLE_BIT));
+      },
+      (g) => {
+        vmfunc(g, 0, 0);
+        vmfunc(g, 0, 1);
+        vmfunc(g, 0, 1);
+        g.loop(() => vmcall(g));
+      },
+    );
   });
 
-  it.each([
-    ['an entry that is no EPT pointer', 0, 2],
-    ['an entry beyond the list', 0, 512],
-    ['a function that is not enabled', 1, 0],
-  ])('exits to L1 for %s', (_what, fn, index) => {
-    runWithTwoEpts((g) => vmfunc(g, fn, index), exitIs(EXIT_REASON.VMFUNC));
+  it.each<[string, number, number]>([
+    ['an entry that is no EPTP', 0, 2],
+    ['an index behind the list', 0, 512],
+    ['a function that L1 has not enabled', 1, 0],
+  ])('is an exit to L1 for %s, and changes nothing', (_what, fn, index) => {
+    withEpt(
+      (g, vmx) => {
+        setUpList(g, vmx);
+        const before = vmreadz(g, VMCS_CTRL.EPT_POINTER);
+        launchTo(g, EXIT_REASON.VMFUNC);
+        GUEST_ASSERT_EQ(g, vmreadz(g, VMCS_INFO.VM_EXIT_INSTRUCTION_LEN), 3);
+        GUEST_ASSERT_EQ(g, vmreadz(g, VMCS_CTRL.EPT_POINTER), before);
+      },
+      (g) => vmfunc(g, fn, index),
+    );
+  });
+});
+
+/** The processor's own exit information, taken from vmcs02 with L2's state: a new vmcs02 has none. */
+const OFFSET = vmcs12Offset(VMCS_INFO.GUEST_LINEAR_ADDRESS);
+const GUEST_LINEAR_ADDRESS = [OFFSET, OFFSET + 8] as const;
+
+describe('nested state', () => {
+  const twice = l2Code((g) => {
+    GUEST_SYNC(g, 2);
+    g.loop(() => vmcall(g));
+  });
+
+  it('that is put back where it was taken is the same, with L1 active and with L2', () => {
+    runL1(
+      (g) => {
+        vmwrite(g, VMCS_GUEST.ES_LIMIT, 0xffff_ffff);
+        launchTo(g, EXIT_REASON.VMCALL);
+        GUEST_SYNC(g, 1);
+        GUEST_ASSERT_EQ(g, vmreadz(g, VMCS_GUEST.ES_LIMIT), 0xffff_ffff);
+        GUEST_ASSERT(g, vmreadz(g, VMCS_GUEST.GDTR_BASE).ne(0));
+        vmwrite(g, VMCS_CTRL.TSC_OFFSET, 0);
+        GUEST_ASSERT_EQ(g, vmresume(g), 0);
+        GUEST_ASSERT_EQ(g, vmreadz(g, VMCS_INFO.VM_EXIT_REASON), EXIT_REASON.VMCALL);
+        GUEST_ASSERT_EQ(g, vmreadz(g, VMCS_GUEST.ES_LIMIT), 0xffff_ffff);
+      },
+      {
+        l2: twice,
+        *drive({ vcpu }) {
+          const size = 0x4000;
+          for (const [sync, flags] of [
+            [2n, KVM_STATE_NESTED.GUEST_MODE],
+            [1n, 0],
+          ] as const) {
+            expect(yield* nextSync(vcpu)).toEqual([sync, 0n, 0n, 0n, 0n]);
+            const { fd } = vcpu;
+            yield* vcpuRunCompleteIo(vcpu);
+            const events = fd.getVcpuEvents();
+            const taken = fd.getNestedState(size);
+            expect(taken.flags).toBe(flags);
+            const sregs = fd.getSregs();
+            const regs = fd.getRegs();
+            fd.setNestedState(taken);
+            fd.setSregs(sregs);
+            fd.setRegs(regs);
+            fd.setVcpuEvents(events);
+            const again = fd.getNestedState(size);
+            expect(again.flags).toBe(flags);
+            for (const { data } of [taken, again]) data.vmx.vmcs12.fill(0, ...GUEST_LINEAR_ADDRESS);
+            expect(Buffer.compare(again.data.vmx.vmcs12, taken.data.vmx.vmcs12)).toBe(0);
+          }
+          expect(yield* nextSync(vcpu)).toEqual([]);
+        },
+      },
+    );
   });
 });
