@@ -196,7 +196,7 @@ function branchOnce(side: Side, a: bigint, b: bigint, to: bigint): string {
   return `${cpu.s[S.GPR + 4]} ${cpu.clock[0]} ${cpu.s[S.RIP]}`;
 }
 
-const RUNS = 4;
+const RUNS = 2;
 const programs = fc.array(program, { minLength: 2, maxLength: 4 });
 const slices = fc.array(fc.integer({ min: 1, max: 400 }), { minLength: 1, maxLength: 5 });
 

@@ -183,7 +183,7 @@ function inPieces(b: Bare, r: Random): Outcome {
 describe('the loop and the out-of-line operations', () => {
   it('agree on random programs in everything, the clock included', () => {
     let finished = 0;
-    for (let seed = 1; seed <= 120; seed++) {
+    for (let seed = 1; seed <= 70; seed++) {
       const code = program(new Random(seed));
       const [one, two] = [prepare(code, seed), prepare(code, seed)];
       const slow = runOutOfLine(one.cpu, LIMIT);
@@ -198,7 +198,7 @@ describe('the loop and the out-of-line operations', () => {
   });
 
   it('give the same whole and in pieces cut by random deadlines', () => {
-    for (let seed = 1; seed <= 60; seed++) {
+    for (let seed = 1; seed <= 35; seed++) {
       const code = program(new Random(seed));
       const [one, two] = [prepare(code, seed), prepare(code, seed)];
       const whole = run(one.cpu, LIMIT);
