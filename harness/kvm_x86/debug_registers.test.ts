@@ -4,7 +4,7 @@
  * Registers".
  */
 import { describe, expect, it } from 'vitest';
-import { R } from '../../lib/asm/operands.ts';
+import { mem, R } from '../../lib/asm/operands.ts';
 import {
   type Expr,
   ExRegs,
@@ -42,6 +42,32 @@ describe('debug registers', () => {
     g.asm({ clobbers: ['rax', 'rbx', 'rcx', 'rdx'], emit: (a) => a.emit('cpuid') });
     GUEST_SYNC_ARGS(g, READ_ONCE(dr6), READ_ONCE(rip), 0, 0, 0);
     GUEST_DONE(g);
+  });
+
+  it('get BS of a step over STI, whose shadow the injected DB finds', () => {
+    const code = guest((g) => {
+      g.asm({
+        clobbers: ['rax'],
+        emit: (a) => {
+          a.emit('cli');
+          a.emit('pushfq');
+          a.emit('or', mem(64, { base: R.rsp }), RFLAGS.TF);
+          a.emit('popfq');
+          // Stepped: DB comes after it, while interrupts are still blocked.
+          a.emit('sti');
+          a.emit('nop');
+        },
+      });
+      GUEST_SYNC_ARGS(g, READ_ONCE(dr6).and(DR6.BS), 0, 0, 0, 0);
+      GUEST_DONE(g);
+    });
+    withVm(
+      code,
+      function* ({ vcpu }) {
+        expect((yield* nextSync(vcpu))[0]).toBe(BigInt(DR6.BS));
+      },
+      { handlers: { [VECTOR.DB]: db } },
+    );
   });
 
   it('stop the guest at a code breakpoint', () => {

@@ -8,7 +8,7 @@ import { KVM_EXIT, KVM_INTERNAL_ERROR } from '../../../lib/uapi/run.ts';
 import { KVM_X86_QUIRK } from '../../../lib/uapi/memory.ts';
 import { X86_FEATURE } from '../../../lib/x86/cpuid.ts';
 import { VECTOR, PFERR } from '../../../lib/x86/exceptions.ts';
-import { CR4, DR6, DR7, GPR } from '../../../lib/x86/registers.ts';
+import { CR4, DR6, DR7, GPR, RFLAGS } from '../../../lib/x86/registers.ts';
 import { CPU_BASED } from '../../../lib/x86/vmx/controls.ts';
 import {
   DR_QUAL,
@@ -18,6 +18,7 @@ import {
   IO_QUAL_PORT_SHIFT,
 } from '../../../lib/x86/vmx/exit_quals.ts';
 import { EXIT_REASON, VMX_EXIT_REASONS } from '../../../lib/x86/vmx/exit_reasons.ts';
+import { GUEST_INTR_STATE, PENDING_DBG } from '../../../lib/x86/vmx/guest_state.ts';
 import { INTR_INFO, INTR_TYPE } from '../../../lib/x86/vmx/intr_info.ts';
 import { VMCS_GUEST } from '../../../lib/x86/vmx/vmcs_guest.ts';
 import { VMCS_INFO } from '../../../lib/x86/vmx/vmcs_info.ts';
@@ -102,6 +103,7 @@ function handleExceptionNmi(vcpu: Vcpu): number {
   if (vector === VECTOR.DB && vcpu.arch.guestDebug === 0) {
     // INT1 is a trap for the guest, but its exit comes before the instruction.
     if ((info & INTR_INFO.INTR_TYPE_MASK) === INTR_TYPE.PRIV_SW_EXCEPTION) vmxSkipEmulatedInstruction(vcpu);
+    else steppedIntoShadow(vcpu);
     kvmQueueDebugException(vcpu, qualification(vcpu));
     return 1;
   }
@@ -115,6 +117,22 @@ function handleExceptionNmi(vcpu: Vcpu): number {
   run.ex.error_code =
     (info & INTR_INFO.DELIVER_CODE_MASK) === 0 ? 0 : vmread32(cpu, VMCS_INFO.VM_EXIT_INTR_ERROR_CODE);
   return 0;
+}
+
+/**
+ * A step over STI or MOV SS: the exit has saved the blocking and not the pending BS, but with TF set the entry that
+ * injects the DB wants both or neither. SDM, "Checks on Guest Non-Register State".
+ */
+function steppedIntoShadow(vcpu: Vcpu): void {
+  const cpu = vmxCpu(vcpu);
+  const blocked =
+    vmread32(cpu, VMCS_GUEST.INTERRUPTIBILITY_INFO) & (GUEST_INTR_STATE.STI | GUEST_INTR_STATE.MOV_SS);
+  if (blocked === 0 || (vmread32(cpu, VMCS_GUEST.RFLAGS) & RFLAGS.TF) === 0) return;
+  vmwrite32(
+    cpu,
+    VMCS_GUEST.PENDING_DBG_EXCEPTIONS,
+    vmread32(cpu, VMCS_GUEST.PENDING_DBG_EXCEPTIONS) | PENDING_DBG.BS,
+  );
 }
 
 /** An intercepted exception during the delivery of another event: KVM_INTERNAL_ERROR_SIMUL_EX. */
