@@ -9,7 +9,7 @@ import { KVM_EXIT, KVM_INTERNAL_ERROR } from '../../lib/uapi/run.ts';
 import { KVM_X86_SHADOW_INT } from '../../lib/uapi/vcpu_state.ts';
 import { MSR } from '../../lib/x86/msr.ts';
 import { VECTOR } from '../../lib/x86/exceptions.ts';
-import { CR4 } from '../../lib/x86/registers.ts';
+import { CR4, DR6 } from '../../lib/x86/registers.ts';
 import { EXIT_REASON } from '../../lib/x86/vmx/exit_reasons.ts';
 import { INTR_INFO, INTR_TYPE } from '../../lib/x86/vmx/intr_info.ts';
 import { VMCS_CTRL } from '../../lib/x86/vmx/vmcs_ctrl.ts';
@@ -20,7 +20,12 @@ import { vcpuLoad, vcpuPut } from '../../vmm/kvm/kvm_main.ts';
 import { KVM_REQ } from '../../vmm/kvm/request_numbers.ts';
 import { kvmCheckRequest, kvmClearRequest, kvmTestRequest } from '../../vmm/kvm/requests.ts';
 import { kvmSetCr3, kvmSetCr4 } from '../../vmm/kvm/x86/cr.ts';
-import { kvmCheckAndInjectEvents, kvmQueueException, kvmQueueExceptionE } from '../../vmm/kvm/x86/events.ts';
+import {
+  kvmCheckAndInjectEvents,
+  kvmQueueDebugException,
+  kvmQueueException,
+  kvmQueueExceptionE,
+} from '../../vmm/kvm/x86/events.ts';
 import { toVmx, vmxCpu } from '../../vmm/kvm/vmx/vcpu_vmx.ts';
 import { VpidAllocator } from '../../vmm/kvm/vmx/vpid_allocator.ts';
 import { guest, withVm } from './small_vm.ts';
@@ -54,6 +59,14 @@ describe('an exception on top of another', () => {
       kvmQueueException(vcpu, second);
       expect([vcpu.arch.exception.vector, vcpu.arch.exception.pending]).toEqual([result, true]);
       expect(kvmTestRequest(KVM_REQ.TRIPLE_FAULT, vcpu)).toBe(false);
+    });
+  });
+
+  it('does not inherit what was to go to DR6', () => {
+    loaded((vcpu) => {
+      kvmQueueDebugException(vcpu, DR6.BS);
+      kvmQueueException(vcpu, VECTOR.DB);
+      expect([vcpu.arch.exception.hasPayload, vcpu.arch.exception.payloadLo]).toEqual([false, 0]);
     });
   });
 

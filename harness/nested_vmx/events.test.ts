@@ -81,6 +81,20 @@ describe("L2's preemption timer", () => {
     );
   });
 
+  it.each([0, 0x100])('with the value %i ends a halt', (value) => {
+    runL1(
+      (g) => {
+        vmcs_set_bits(g, VMCS_CTRL.PIN_BASED_VM_EXEC_CONTROL, PIN_BASED.VMX_PREEMPTION_TIMER);
+        vmwrite(g, VMCS_GUEST.VMX_PREEMPTION_TIMER_VALUE, value);
+        vmwrite(g, VMCS_GUEST.ACTIVITY_STATE, GUEST_ACTIVITY.HLT);
+        launchTo(g, EXIT_REASON.PREEMPTION_TIMER);
+        GUEST_ASSERT_EQ(g, vmreadz(g, VMCS_GUEST.ACTIVITY_STATE), GUEST_ACTIVITY.HLT);
+        GUEST_ASSERT_EQ(g, READ_ONCE(l2_ran), 0);
+      },
+      { l2: marking },
+    );
+  });
+
   it('is saved as what is left of it, if L1 wants it saved', () => {
     runL1(
       (g) => {

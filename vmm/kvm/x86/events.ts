@@ -40,7 +40,10 @@ function fill(ex: KvmQueuedException, vector: number, errorCode: number | undefi
   ex.vector = vector;
   ex.hasErrorCode = errorCode !== undefined;
   ex.errorCode = errorCode ?? 0;
+  // A payload of before would make a fault look like a debug trap, which an MTF exit goes before.
   ex.hasPayload = false;
+  ex.payloadLo = 0;
+  ex.payloadHi = 0;
 }
 
 const setPending = (vcpu: Vcpu, vector: number, errorCode: number | undefined): void =>
