@@ -25,9 +25,10 @@ import {
   vmresume,
   vmwrite,
   x2apic_enable,
+  x2apic_read_reg,
   x2apic_write_reg,
 } from '../../lib/guest/index.ts';
-import { APIC_DM, APIC_ICR, APIC_REG } from '../../lib/x86/apic.ts';
+import { APIC_DM, APIC_ICR, APIC_REG, APIC_SPIV } from '../../lib/x86/apic.ts';
 import { CPU_BASED, PIN_BASED, SECONDARY_EXEC, VM_EXIT } from '../../lib/x86/vmx/controls.ts';
 import { EXIT_REASON } from '../../lib/x86/vmx/exit_reasons.ts';
 import { GUEST_ACTIVITY } from '../../lib/x86/vmx/guest_state.ts';
@@ -189,6 +190,9 @@ describe('INIT', () => {
       (g) => {
         x2apic_enable(g);
         x2apic_write_reg(g, APIC_REG.ICR, INIT);
+        // Nor does it reset the local APIC, as long as it waits.
+        const spiv = x2apic_read_reg(g, APIC_REG.SPIV);
+        GUEST_ASSERT_EQ(g, spiv.and(APIC_SPIV.APIC_ENABLED), APIC_SPIV.APIC_ENABLED);
         armTimer(g);
         safe_halt(g);
         GUEST_ASSERT_EQ(g, READ_ONCE(irqs), 1);

@@ -2,7 +2,7 @@
 /** A machine from its options: determinism, wiring of CPUs, APICs, I/O and frames. */
 import { describe, expect, it } from 'vitest';
 import { hpa, pfn } from '../../lib/x86/addr.ts';
-import { APIC_ICR, APIC_REG } from '../../lib/x86/apic.ts';
+import { APIC_DM, APIC_ICR, APIC_REG } from '../../lib/x86/apic.ts';
 import { X86_FEATURE, X86_FEATURE_EXT } from '../../lib/x86/cpuid.ts';
 import { MSR } from '../../lib/x86/msr.ts';
 import { CR0, RFLAGS } from '../../lib/x86/registers.ts';
@@ -12,7 +12,7 @@ import { getRflags } from './cpu/flags.ts';
 import { getRip } from './cpu/regs.ts';
 import { S } from './cpu/state.ts';
 import { cpuid } from './cpu/system/cpuid.ts';
-import { resetCpu } from './cpu/system/reset.ts';
+import { initCpu, resetCpu } from './cpu/system/reset.ts';
 import { Rig } from './cpu/system/testing/rig.ts';
 import { BugError, UnimplementedError } from './errors.ts';
 import { MAX_CPUS, RAM_BASE } from './layout.ts';
@@ -120,6 +120,16 @@ describe('RESET', () => {
       expect(cpu.sys.msrs.get(cpu, msr)).toBe(0n);
     expect(cpu.sys.msrs.get(cpu, MSR.IA32_CR_PAT)).toBe(fresh);
     expect([cpu.apic.isSoftwareEnabled(), cpu.s[S.GPR]]).toEqual([false, 0]);
+  });
+
+  it('of the APIC is part of INIT, once the processor takes it, and that of MSRs is not', () => {
+    const [cpu] = make().cpus as [Machine['cpus'][number]];
+    cpu.apic.write(APIC_REG.SPIV, 0x1ff);
+    cpu.sys.msrs.write(cpu, MSR.LSTAR, 5, 0);
+    cpu.apic.receive(APIC_DM.INIT, 0, APIC_ICR.LEVEL_ASSERT);
+    expect(cpu.apic.isSoftwareEnabled()).toBe(true);
+    initCpu(cpu);
+    expect([cpu.apic.isSoftwareEnabled(), cpu.sys.msrs.get(cpu, MSR.LSTAR)]).toEqual([false, 5n]);
   });
 });
 

@@ -42,6 +42,10 @@ export class KvmLapic extends LapicEvents {
     });
   }
 
+  override reset(): void {
+    this.apic.reset();
+  }
+
   #host(vcpu: Vcpu): ApicHost {
     const { sched } = vcpu.kvm.host;
     return {

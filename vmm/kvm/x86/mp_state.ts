@@ -21,6 +21,11 @@ export const KVM_APIC = { INIT: 0x1, SIPI: 0x2 } as const;
 /** INIT and SIPI that wait for the vCPU's thread: kvm_lapic.pending_events. */
 export class LapicEvents {
   pendingEvents = 0;
+
+  /** kvm_lapic_reset(): with the vCPU, not when the INIT arrives. Messages that wait are not the registers' business. */
+  reset(): void {
+    // The registers are the subclass's.
+  }
 }
 
 /** INIT and SIPI of the vCPU; null without an in-kernel APIC. */
@@ -144,6 +149,7 @@ export function kvmVcpuReset(vcpu: Vcpu, event: 'reset' | 'init'): void {
     arch.xcr0 = 1;
     arch.miscEnable = BigInt(MISC_ENABLE.PEBS_UNAVAIL | MISC_ENABLE.BTS_UNAVAIL);
   }
+  pendingApicEvents(vcpu)?.reset();
   kvm.module.ops.vcpuReset(vcpu, event);
   // Translations of before INIT are not for the code that runs after it.
   if (event === 'init') kvmMakeRequest(KVM_REQ.TLB_FLUSH_GUEST, vcpu);

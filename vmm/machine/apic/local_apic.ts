@@ -38,7 +38,7 @@ export interface ApicHost {
   interruptPending(): void;
   /** Message with delivery mode NMI. */
   nmi(): void;
-  /** INIT; the APIC itself is reset already. */
+  /** INIT; whoever takes it resets the APIC. */
   init(): void;
   /** Startup IPI with its vector. */
   startup(vector: number): void;
@@ -257,11 +257,9 @@ export class LocalApic {
       case APIC_DM.INIT:
         // An INIT level de-assert is not a message on processors with an APIC bus of this kind.
         if ((trigger & APIC_ICR.TRIG_LEVEL) !== 0 && (trigger & APIC_ICR.LEVEL_ASSERT) === 0) return;
-        this.reset();
-        {
-          this.#host.init();
-          return;
-        }
+        // The processor resets its APIC when it takes the INIT, which VMX root operation blocks.
+        this.#host.init();
+        return;
       case APIC_DM.STARTUP: {
         this.#host.startup(vector);
         return;

@@ -40,10 +40,9 @@ export function resetCpu(cpu: Cpu): void {
   sys.tscAux = 0;
   sys.syscall.fill(0);
   sys.msrs.reset();
-  cpu.apic.reset();
 }
 
-/** Processor state after INIT: caches, XCR0, TSC and most MSRs keep their values. */
+/** Processor state after INIT, with that of the local APIC: caches, XCR0, TSC and most MSRs keep their values. */
 export function initCpu(cpu: Cpu): void {
   const { s, sys } = cpu;
   const xcr0 = s[S.XCR0]!;
@@ -67,6 +66,7 @@ export function initCpu(cpu: Cpu): void {
   sys.initPending = 0;
   sys.sipiPending = -1;
   sys.pendingDebug = 0;
+  cpu.apic.reset();
   s[S.ACTIVITY] = ACTIVITY.ACTIVE;
   flushAll(cpu);
   mmuContextChanged(cpu);
