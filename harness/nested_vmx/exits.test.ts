@@ -26,6 +26,9 @@ import {
   rdmsr,
   READ_ONCE,
   set_cr0,
+  set_cr3,
+  set_cr4,
+  set_cr8,
   sti_nop,
   u64,
   u8,
@@ -35,6 +38,9 @@ import {
   vmresume,
   vmwrite,
   get_cr0,
+  get_cr3,
+  get_cr4,
+  get_cr8,
   wrmsr,
 } from '../../lib/guest/index.ts';
 import { vcpuRun } from '../../lib/kvm_util/ucall_common.ts';
@@ -42,7 +48,7 @@ import { KVM_MP_STATE } from '../../lib/uapi/vcpu_state.ts';
 import { APIC_DM } from '../../lib/x86/apic.ts';
 import { VECTOR } from '../../lib/x86/exceptions.ts';
 import { MSR } from '../../lib/x86/msr.ts';
-import { CR0 } from '../../lib/x86/registers.ts';
+import { CR0, CR4 } from '../../lib/x86/registers.ts';
 import { CPU_BASED, PIN_BASED } from '../../lib/x86/vmx/controls.ts';
 import { EXIT_REASON } from '../../lib/x86/vmx/exit_reasons.ts';
 import { GUEST_ACTIVITY } from '../../lib/x86/vmx/guest_state.ts';
@@ -298,6 +304,55 @@ describe('CR0 of L2', () => {
         }),
       },
     );
+  });
+});
+
+describe('an access of L2 to a control register', () => {
+  const { CR3_LOAD_EXITING, CR3_STORE_EXITING, CR8_LOAD_EXITING, CR8_STORE_EXITING } = CPU_BASED;
+  const insn = (name: 'clts' | 'mov cr4'): FnLinkable =>
+    l2Code((g) => {
+      if (name === 'clts') g.asm({ emit: (a) => a.emit('clts') });
+      else set_cr4(g, get_cr4(g).xor(CR4.DE));
+      vmcall(g);
+    });
+  const set3 = l2Code((g) => {
+    set_cr3(g, get_cr3(g));
+    vmcall(g);
+  });
+  const set8 = l2Code((g) => {
+    set_cr8(g, get_cr8(g));
+    vmcall(g);
+  });
+  // SDM, "Exit Qualification for Control-Register Accesses": the register in bits 3:0, 1 in bits 5:4 is a read, 2 is CLTS.
+  it.each<[string, FnLinkable, number, number, number]>([
+    ['MOV to CR3', set3, CR3_LOAD_EXITING, 0, 0x03],
+    ['MOV from CR3', set3, CR3_STORE_EXITING, 0, 0x13],
+    ['MOV to CR8', set8, CR8_LOAD_EXITING, 0, 0x08],
+    ['MOV from CR8', set8, CR8_STORE_EXITING, 0, 0x18],
+    ['CLTS of a TS that L1 keeps set', insn('clts'), 0, CR0.TS, 0x20],
+    ['MOV to CR4', insn('mov cr4'), 0, 0, 0x04],
+  ])('is an exit if L1 asks for it: %s', (what, l2, controls, ts, qualification) => {
+    for (const asked of [true, false]) {
+      runL1(
+        (g) => {
+          // SDM: some processors, and KVM, let CR3 be accessed without an exit.
+          const before = vmreadz(g, VMCS_CTRL.CPU_BASED_VM_EXEC_CONTROL);
+          const cr3 = CR3_LOAD_EXITING | CR3_STORE_EXITING;
+          vmwrite(g, VMCS_CTRL.CPU_BASED_VM_EXEC_CONTROL, before.and(~BigInt(cr3)).or(asked ? controls : 0));
+          if (asked && ts !== 0) {
+            vmwrite(g, VMCS_CTRL.CR0_GUEST_HOST_MASK, ts);
+            vmwrite(g, VMCS_CTRL.CR0_READ_SHADOW, vmreadz(g, VMCS_GUEST.CR0).or(ts));
+          }
+          if (asked && what === 'MOV to CR4') vmwrite(g, VMCS_CTRL.CR4_GUEST_HOST_MASK, CR4.DE);
+          launchTo(g, asked ? EXIT_REASON.CR_ACCESS : EXIT_REASON.VMCALL);
+          if (asked) {
+            const qual = vmreadz(g, VMCS_INFO.EXIT_QUALIFICATION);
+            GUEST_ASSERT_EQ(g, qual.and(0x3f), qualification);
+          }
+        },
+        { l2 },
+      );
+    }
   });
 });
 
