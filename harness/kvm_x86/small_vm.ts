@@ -29,9 +29,9 @@ export interface SmallVmOptions extends EmulatedHostOptions {
 /** Options of a VM whose interrupts are userspace's business. */
 export const NO_IRQCHIP = { irqchip: 'none' } as const;
 
-/** 64 MiB and two pCPUs unless the options say otherwise. */
+/** 24 MiB and two pCPUs unless the options say otherwise. */
 export const smallHost = (options: EmulatedHostOptions = {}): EmulatedHost =>
-  createEmulatedHost({ ramBytes: 0x0400_0000, nrCpus: 2, ...options });
+  createEmulatedHost({ ramBytes: 0x0180_0000, nrCpus: 2, ...options });
 
 /** Run `body` as the process's main thread, with a VM that starts in `code`. */
 export function withVm(

@@ -96,7 +96,7 @@ export interface TestVm {
 
 /** A module on a fresh host, a process and a VM of it. */
 export function testVm(options: TestKvmOptions = {}): TestVm {
-  const host = testHost({ ramBytes: 64 << 20, nrCpus: 2, ...options });
+  const host = testHost({ ramBytes: 24 << 20, nrCpus: 2, ...options });
   const params = parseParams(options.params ?? []);
   const ad = options.ad ?? 'ad';
   const module = new KvmModule(host, {
