@@ -13,7 +13,8 @@ const ALL_ONES = 2n ** 64n - 1n;
 const LOW_HALF = 0xffff_ffffn;
 const HIGH_HALF = 0xffff_ffff_0000_0000n;
 
-const bits = (...numbers: readonly number[]): bigint => numbers.reduce((all, n) => all | (1n << BigInt(n)), 0n);
+const bits = (...numbers: readonly number[]): bigint =>
+  numbers.reduce((all, n) => all | (1n << BigInt(n)), 0n);
 
 /** Every bit of a mask, lowest first. */
 export const bitsOf = (mask: bigint): bigint[] =>
