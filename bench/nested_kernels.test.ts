@@ -2,7 +2,7 @@
 /** What a nested exit is made of: entries and exits of the processor by the shape of nested VMX itself, not by the clock. */
 import { describe, expect, it } from 'vitest';
 import { COST } from '../vmm/machine/cost/points.ts';
-import { l1Loop, NESTED_CAUSES, nestedRoundTrips } from './nested_kernels.ts';
+import { l1Loop, nestedRoundTrips } from './nested_kernels.ts';
 
 const WORK = { trips: 100, batches: 2 };
 const NO_SHADOW = ['kvm_intel.enable_shadow_vmcs=0'];
@@ -10,15 +10,12 @@ const NO_SHADOW = ['kvm_intel.enable_shadow_vmcs=0'];
 const PER_BATCH = 0.05;
 
 describe('a nested exit', () => {
-  it.each(Object.keys(NESTED_CAUSES) as (keyof typeof NESTED_CAUSES)[])(
-    'by %s is two hardware round trips',
-    (cause) => {
-      const { counts } = nestedRoundTrips(cause, WORK);
-      expect(Math.abs(counts[COST.VM_ENTRY]! - 2)).toBeLessThan(PER_BATCH);
-      expect(Math.abs(counts[COST.VM_EXIT]! - 2)).toBeLessThan(PER_BATCH);
-      expect(Math.abs(counts[COST.L0_NESTED_EXIT]! - 1)).toBeLessThan(PER_BATCH);
-    },
-  );
+  it.each(['cpuid', 'rdmsr', 'hlt'] as const)('by %s is two hardware round trips', (cause) => {
+    const { counts } = nestedRoundTrips(cause, WORK);
+    expect(Math.abs(counts[COST.VM_ENTRY]! - 2)).toBeLessThan(PER_BATCH);
+    expect(Math.abs(counts[COST.VM_EXIT]! - 2)).toBeLessThan(PER_BATCH);
+    expect(Math.abs(counts[COST.L0_NESTED_EXIT]! - 1)).toBeLessThan(PER_BATCH);
+  });
 
   it('has one more for each VMREAD and VMWRITE of L1 without VMCS shadowing', () => {
     const { counts } = nestedRoundTrips('vmcall', { ...WORK, params: NO_SHADOW });

@@ -139,6 +139,6 @@ export const selftest: Selftest = {
   upstream: 'memslot_perf_test.c',
   checkArgs: (args) => void parseTestArgs(args, NAMES),
   timeoutSeconds: 3600,
-  quickArgs: ['-s', '8192', '-l', '0.02'],
+  quickArgs: ['-s', '8192', '-l', '0.005'],
   run,
 };

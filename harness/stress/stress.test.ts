@@ -14,7 +14,7 @@ const FACTOR = Math.max(1, Number(process.env['NESTBED_FUZZ'] ?? '1'));
 const ALL = Object.keys(HOST_OPS) as HostOpName[];
 const KEPT = ALL.filter((name) => name !== 'madvise');
 
-const base = { vcpus: 3, steps: 40, hostThreads: [ALL, ALL] } as const;
+const base = { vcpus: 3, steps: 30, hostThreads: [ALL, ALL] } as const;
 
 /** Run the scenario with some seeds; the counts of all runs together. */
 function runSeeds(first: number, scenario: Omit<Scenario, 'seed'>): StressReport {

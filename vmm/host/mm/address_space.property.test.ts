@@ -129,7 +129,7 @@ describe('an address space', () => {
         expect(host.pages.nrFree).toBe(free);
         expect(world.mm.pageTable.nrTables).toBe(0);
       }),
-      { numRuns: 80, seed: 20261121 },
+      { numRuns: 50, seed: 20261121 },
     );
   });
 });

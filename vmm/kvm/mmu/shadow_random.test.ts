@@ -271,10 +271,10 @@ const describeResult = (result: NestedResult): string =>
 
 describe('random EPT12', () => {
   it('translates for L2 as a walker of the test says', () => {
-    for (let seed = 1; seed <= 12; seed++) scenarioAndEnd('proper', seed);
+    for (let seed = 1; seed <= 8; seed++) scenarioAndEnd('proper', seed);
   });
 
   it('whose tables are anything at all does no more than that', () => {
-    for (let seed = 1; seed <= 12; seed++) scenarioAndEnd('wild', seed);
+    for (let seed = 1; seed <= 8; seed++) scenarioAndEnd('wild', seed);
   });
 });

@@ -142,7 +142,7 @@ describe('a program that flushes what it changes', () => {
         for (const text of expected.slice(0, s.accesses.length))
           kinds.add(text.split(' ')[0]!.replace(/^\d+$/, 'ok'));
       }),
-      { numRuns: 14, seed: 11 },
+      { numRuns: 8, seed: 11 },
     );
     expect([...kinds].sort()).toEqual(['EPT', 'PF', 'PML', 'ok']);
   });
