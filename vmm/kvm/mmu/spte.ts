@@ -144,7 +144,5 @@ export const mmioSpteGen = (lo: number, hi: number): number =>
   ((lo >>> GEN_LOW_SHIFT) & GEN_LOW_MASK) | (((hi >>> GEN_HIGH_SHIFT) & 0x7ff) << 8);
 export const mmioSpteGfn = (lo: number, hi: number): Gfn => ((hi & 0xf_ffff) * 2 ** 20 + (lo >>> 12)) as Gfn;
 
-/** The byte address of an entry in machine memory from its word index. */
-export const sptepHpa = (sptep: number): number => sptep * 4;
 /** Entries of a table page. */
 export const SPTE_ENT_PER_PAGE = PAGE_SIZE / 8;

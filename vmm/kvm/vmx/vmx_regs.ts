@@ -21,7 +21,7 @@ import {
 } from '../../machine/vmx/vmcs_access.ts';
 import type { Vcpu } from '../kvm_host.ts';
 import { VCPU_REGS_RIP } from '../kvm_host_x86.ts';
-import { isGuestMode, VCPU_EXREG, markAvail, markDirty } from '../x86/cache_regs.ts';
+import { isGuestMode, VCPU_EXREG, markAvail } from '../x86/cache_regs.ts';
 import { CR4_GUEST_BITS } from './vmcs01.ts';
 import { toVmx, vmxCpu } from './vcpu_vmx.ts';
 import { vmxSetControls } from './vmx_controls.ts';
@@ -171,12 +171,6 @@ export function vmxSetCr4(vcpu: Vcpu, cr4: number): void {
   vmwrite32(cpu, VMCS_GUEST.CR4, cr4 | CR4.VMXE);
   vcpu.arch.cr4 = cr4;
   markAvail(vcpu, VCPU_EXREG.CR4);
-}
-
-/** GUEST_CR3 under EPT: the guest's own value. */
-export function vmxSetCr3(vcpu: Vcpu, cr3: number): void {
-  vcpu.arch.cr3 = cr3;
-  markDirty(vcpu, VCPU_EXREG.CR3);
 }
 
 export function vmxGetRflags(vcpu: Vcpu): number {

@@ -64,13 +64,19 @@ export type EntrySource = 'vmentry' | 'restore';
 export const handleVmlaunch = (vcpu: Vcpu): MaybeSteps<number> => nestedVmxRun(vcpu, 'launch');
 export const handleVmresume = (vcpu: Vcpu): MaybeSteps<number> => nestedVmxRun(vcpu, 'resume');
 
-/** The checks that end in VMfail; the error's number, 0: passed, -1: VMfailInvalid. In the manual's order. */
+/** What the checks call the launch state that does not fit. */
+const LAUNCH_STATE_RULE = {
+  launch: 'launch state of the VMCS for VMLAUNCH',
+  resume: 'launch state of the VMCS for VMRESUME',
+} as const;
+
+/** The checks that end in VMfailValid: the error's number, 0: passed. In the manual's order. */
 function earlyChecks(vcpu: Vcpu, vmcs12: Vmcs12, how: 'launch' | 'resume'): number {
   const shadow = vmxGetInterruptShadow(vcpu);
   if (cc(vcpu, (shadow & KVM_X86_SHADOW_INT.MOV_SS) !== 0, 'events blocked by MOV SS'))
     return VMXERR.ENTRY_EVENTS_BLOCKED_BY_MOV_SS;
   const launched = vmcs12.launchState !== 0;
-  if (cc(vcpu, launched === (how === 'launch'), `launch state of the VMCS for VM${how.toUpperCase()}`))
+  if (cc(vcpu, launched === (how === 'launch'), LAUNCH_STATE_RULE[how]))
     return how === 'launch' ? VMXERR.VMLAUNCH_NONCLEAR_VMCS : VMXERR.VMRESUME_NONLAUNCHED_VMCS;
   if (nestedVmxCheckControls(vcpu, vmcs12) !== 0) return VMXERR.ENTRY_INVALID_CONTROL_FIELD;
   const host =

@@ -10,7 +10,6 @@ import {
   VM_ENTRY,
   VM_EXIT,
   VMX_EPTP,
-  VMX_VMFUNC,
 } from '../../../../lib/x86/vmx/controls.ts';
 import {
   VMX_MISC,
@@ -48,13 +47,11 @@ export const nestedCpuHasPreemptionTimer = (v: Vmcs12): boolean =>
 export const nestedCpuHasSavePreemptionTimer = (v: Vmcs12): boolean =>
   nestedExitHas(v, VM_EXIT.SAVE_VMX_PREEMPTION_TIMER);
 export const nestedCpuHasNmiExiting = (v: Vmcs12): boolean => nestedCpuHasPin(v, PIN_BASED.NMI_EXITING);
-export const nestedCpuHasVirtualNmis = (v: Vmcs12): boolean => nestedCpuHasPin(v, PIN_BASED.VIRTUAL_NMIS);
 export const nestedCpuHasPostedIntr = (v: Vmcs12): boolean => nestedCpuHasPin(v, PIN_BASED.POSTED_INTR);
 export const nestedCpuHasMtf = (v: Vmcs12): boolean => nestedCpuHas(v, CPU_BASED.MONITOR_TRAP_FLAG);
 export const nestedCpuHasEpt = (v: Vmcs12): boolean => nestedCpuHas2(v, SECONDARY_EXEC.ENABLE_EPT);
 export const nestedCpuHasVpid = (v: Vmcs12): boolean => nestedCpuHas2(v, SECONDARY_EXEC.ENABLE_VPID);
 export const nestedCpuHasPml = (v: Vmcs12): boolean => nestedCpuHas2(v, SECONDARY_EXEC.ENABLE_PML);
-export const nestedCpuHasXsaves = (v: Vmcs12): boolean => nestedCpuHas2(v, SECONDARY_EXEC.ENABLE_XSAVES);
 export const nestedCpuHasVirtX2apicMode = (v: Vmcs12): boolean =>
   nestedCpuHas2(v, SECONDARY_EXEC.VIRTUALIZE_X2APIC_MODE);
 export const nestedCpuHasVirtApicAccesses = (v: Vmcs12): boolean =>
@@ -66,8 +63,6 @@ export const nestedCpuHasUnrestrictedGuest = (v: Vmcs12): boolean =>
   nestedCpuHas2(v, SECONDARY_EXEC.UNRESTRICTED_GUEST);
 export const nestedCpuHasShadowVmcs = (v: Vmcs12): boolean => nestedCpuHas2(v, SECONDARY_EXEC.SHADOW_VMCS);
 export const nestedCpuHasVmfunc = (v: Vmcs12): boolean => nestedCpuHas2(v, SECONDARY_EXEC.ENABLE_VMFUNC);
-export const nestedCpuHasEptpSwitching = (v: Vmcs12): boolean =>
-  nestedCpuHasVmfunc(v) && (v.lo(VMCS_CTRL.VM_FUNCTION_CONTROL) & VMX_VMFUNC.EPTP_SWITCHING) !== 0;
 export const nestedCpuHasTscScaling = (v: Vmcs12): boolean =>
   nestedCpuHas(v, CPU_BASED.USE_TSC_OFFSETTING) && nestedCpuHas2(v, SECONDARY_EXEC.TSC_SCALING);
 
@@ -112,10 +107,6 @@ export const nestedCpuHasZeroLengthInjection = (msrs: NestedVmxMsrs): boolean =>
 /** nested_cpu_supports_monitor_trap_flag(). */
 export const nestedCpuSupportsMonitorTrapFlag = (msrs: NestedVmxMsrs): boolean =>
   (msrs.procbased.high & CPU_BASED.MONITOR_TRAP_FLAG) !== 0;
-
-/** nested_cpu_has_vmx_shadow_vmcs(): L1 was offered VMCS shadowing. */
-export const nestedCpuHasVmxShadowVmcs = (msrs: NestedVmxMsrs): boolean =>
-  (msrs.secondary.high & SECONDARY_EXEC.SHADOW_VMCS) !== 0;
 
 /** nested_vmx_max_atomic_switch_msrs(): entries of an MSR area. */
 export const nestedVmxMaxAtomicSwitchMsrs = (msrs: NestedVmxMsrs): number =>
